@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 from fastai.vision.all import *
 
-# %% ../nbs/02_training.ipynb #a449ac1e
+# %% ../nbs/02_training.ipynb #2fb49dc7
 class EpochRecorder(Recorder):
     "fastai's `Recorder` with the true average training loss of each epoch, and a `history` over all fits"
     name = 'recorder'
@@ -23,8 +23,8 @@ class EpochRecorder(Recorder):
         super().__init__(**kwargs)
         self.train_loss, self.history, self.replay = AvgLoss(), [], []
 
-    def before_train(self):
-        super().before_train()
+    def before_epoch(self):
+        super().before_epoch()
         self.train_loss.reset()
         self.began = time.perf_counter()
 
@@ -37,17 +37,17 @@ class EpochRecorder(Recorder):
         if self.train_loss.count: self.log[1] = self.train_loss.value.item()
 
     def after_epoch(self):
-        if self.epoch < len(self.replay): return self._replay(self.replay[self.epoch])
-        seconds = time.perf_counter() - self.began
-        names, values = self.metric_names[1:], list(self.log[1:])
+        names, seconds = self.metric_names[1:], time.perf_counter() - self.began
+        if self.replay:                                 # an epoch that was run before an interruption: tell callbacks what it brought
+            self.history.append(self.replay.pop(0))
+            self.log += [self.history[-1][k] for k in names if k != 'time']
+        elif self.train_loss.count:                     # none in `validate`
+            self.add_row(seconds=seconds, **dict(zip(names, self.log[1:])))
         super().after_epoch()
-        self.history.append(dict(epoch=len(self.history), **dict(zip(names, values)), seconds=round(seconds, 2)))
 
-    def _replay(self, row):
-        "Tell callbacks what an epoch that was run before the interruption had brought"
-        self.history.append(row)
-        self.log += [row[k] for k in self.metric_names[1:] if k != 'time']
-        super().after_epoch()
+    def add_row(self, seconds, **values):
+        "Note an epoch's losses and metrics in the history"
+        self.history.append(dict(epoch=len(self.history), **values, seconds=round(seconds, 2)))
 
 def record_epochs(
     learn: Learner,
@@ -165,7 +165,7 @@ def _set_random_state(learn, s):
     learn.dls.train.rng.setstate(s['loader'])
     np.random.set_state((s['numpy'][0], np.array(s['numpy'][1], np.uint32), *s['numpy'][2:]))
 
-# %% ../nbs/02_training.ipynb #3d8ce83e
+# %% ../nbs/02_training.ipynb #03955074
 class Checkpoint(Callback):
     "Write all that is needed to go on after each epoch; with `resume`, go on from what was written"
     order = 95  # after the recorder and what saves the model
@@ -177,14 +177,19 @@ class Checkpoint(Callback):
     ):
         self.path, self.about = Path(path), about or {}
         self.state = self._read() if resume and self.path.exists() else None
-        self.start = len(self.state['history']) if self.state else 0     # epochs that are done
+
+    def restore(self, learn):
+        "Give the recorder of `learn` what was recorded; weights and optimiser follow when `fit` has made one"
+        rows, before = self.state['history'], self.state['before']
+        learn.recorder.history, learn.recorder.replay = rows[:before], rows[before:]
 
     def before_fit(self):
-        if not self.state: return
-        self.learn.model.load_state_dict(self.state['model'])
-        self.opt.load_state_dict(dict(self.state['opt'], hypers=L(self.state['opt']['hypers'])))
-        self.recorder.replay = self.state['history']
-        self.recorder.smooth_loss.val, self.recorder.smooth_loss.count = map(tensor, self.state['smooth'])
+        if self.state:
+            if not self.recorder.replay: self.restore(self.learn)
+            self.learn.model.load_state_dict(self.state['model'])
+            self.opt.load_state_dict(dict(self.state['opt'], hypers=L(self.state['opt']['hypers'])))
+            self.recorder.smooth_loss.val, self.recorder.smooth_loss.count = map(tensor, self.state['smooth'])
+        self.before, self.start = len(self.recorder.history), len(self.recorder.replay)     # rows of earlier fits; epochs that are done
 
     def _read(self):
         "The checkpoint, if it is one and of this run"
@@ -201,7 +206,7 @@ class Checkpoint(Callback):
     def after_epoch(self):
         if self.epoch < self.start: return
         opt, smooth = self.opt.state_dict(), self.recorder.smooth_loss
-        state = dict(model=self.model.state_dict(), opt=dict(opt, hypers=[{k: float(v) for k, v in h.items()} for h in opt['hypers']]), history=self.recorder.history, about=self.about,
+        state = dict(model=self.model.state_dict(), opt=dict(opt, hypers=[{k: float(v) for k, v in h.items()} for h in opt['hypers']]), history=self.recorder.history, before=self.before, about=self.about,
                      random=_random_state(self.learn), smooth=(float(smooth.val), int(smooth.count)))
         tmp = self.path.with_name(self.path.name + '.tmp')
         self.path.parent.mkdir(parents=True, exist_ok=True)
