@@ -133,7 +133,7 @@ def normalize(
     x = np.ascontiguousarray(x.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)
     return (x - np.float32(mean)[:, None, None]) / np.float32(std)[:, None, None]
 
-# %% ../nbs/00_photo.ipynb #9c13cf09
+# %% ../nbs/00_photo.ipynb #f887a04c
 SUFFIXES = {'.jpg', '.jpeg', '.jfif', '.png', '.webp', '.gif', '.bmp', '.tif', '.tiff', '.avif'}
 
 def list_photos(
@@ -141,6 +141,11 @@ def list_photos(
 ) -> iter:  # of `Path`, sorted within each folder
     "Stream the photos in `folder`: files by suffix, hidden ones left out; `PhotoError` if there is no such folder"
     if not os.path.isdir(folder): raise PhotoError(f'{folder}: no such folder')
-    for root, dirs, files in os.walk(folder):
+    seen = set()
+    for root, dirs, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(root)) in seen:                # a link back to where we were
+            dirs.clear()
+            continue
+        seen.add(real)
         dirs[:] = sorted(d for d in dirs if not d.startswith('.'))
         yield from (Path(root)/f for f in sorted(files) if not f.startswith('.') and Path(f).suffix.lower() in SUFFIXES)
