@@ -84,13 +84,13 @@ def _no_manifest(folder):
     from gear_fastai.data import MANIFEST, DataError
     if (Path(folder)/MANIFEST).exists(): raise DataError(f'{Path(folder)/MANIFEST}: exists; models trained with it are measured on its test split. To replace it all the same: --force')
 
-# %% ../nbs/09_cli.ipynb #6e55d88a
+# %% ../nbs/09_cli.ipynb #b18eaee2
 @main.command()
 @click.argument('folder', metavar='DIR')
 @click.option('--arch', default='gear_cnn', help='gear_cnn or challenge_cnn (by hand, from scratch), or any timm name (transfer learning).')
 @click.option('--weights', default=None, help="File of pretrained weights in timm's layout.  [default: timm's hub]")
 @click.option('--pretrained/--no-pretrained', default=True, help='Pretrained or random weights for a timm backbone.')
-@click.option('--epochs', type=click.IntRange(0), default=None, help='0 with a timm name: the head alone, on frozen features.  [default: 30 by hand, 4 with a backbone]')
+@click.option('--epochs', type=click.IntRange(0), default=None, help='0 with a timm name: the head alone, on frozen features.  [default: 40 by hand, 4 with a backbone]')
 @click.option('--size', type=click.IntRange(32), default=None, help='Side of the photos, pixels.  [default: 96 by hand, 160 with a backbone]')
 @click.option('--bs', type=click.IntRange(2), default=32, help='Photos a batch.')
 @click.option('--lr', type=float, default=None, help='Largest learning rate.')

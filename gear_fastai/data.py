@@ -251,28 +251,57 @@ def PhotoBlock(
     "A fastai block for photos that come through `photo`: upright, on white, squared, never stretched or cropped"
     return TransformBlock(type_tfms=PhotoTransform(size), batch_tfms=IntToFloatTensor)
 
-# %% ../nbs/01_data.ipynb #54ed63dc
-class Augment(RandTransform):
-    "Random mirror, turn, scale, shift and light on a training batch, (N, 3, H, W) in [0, 1]; what comes into view is white"
-    order, split_idx = 20, 0
-    def __init__(self, turn=10., scale=(.75, 1.1), shift=.08, stretch=.1, light=.2, p=1.):
-        super().__init__(p=p)
-        store_attr('turn,scale,shift,stretch,light')
+# %% ../nbs/01_data.ipynb #c8ffe9e8
+_YIQ = torch.tensor([[.299, .587, .114], [.596, -.274, -.322], [.211, -.523, .312]])  # brightness and two axes of colour
 
-    def _affine(self, n, device):
-        "(N, 2, 3) matrices for `F.affine_grid`"
-        u = lambda lo, hi: torch.empty(n, device=device).uniform_(lo, hi)
-        a, s, r = u(-self.turn, self.turn) * math.pi/180, 1/u(*self.scale), 1 + u(-self.stretch, self.stretch)
-        flip = torch.randint(0, 2, (n,), device=device)*2. - 1
-        rows = [a.cos()*s*r*flip, -a.sin()*s, u(-self.shift, self.shift)*2*s, a.sin()*s*r*flip, a.cos()*s/r, u(-self.shift, self.shift)*2*s]
-        return torch.stack(rows, 1).view(n, 2, 3)
+class Augment(RandTransform):
+    "Random geometry, colour and a covered patch for a training batch, (N, 3, H, W) in [0, 1], on white"
+    order, split_idx = 20, 0
+    def __init__(self,
+        turn=15.,  # degrees, either way
+        scale=(.6, 1.2),  # smallest and largest
+        shift=.08,  # fraction of the side, either way
+        shear=.1,  # slant, either way
+        stretch=.1,  # change of aspect, either way
+        hue=.3,  # turn of hue, fraction of a half turn, either way
+        saturation=.5,  # relative change, either way
+        strength=.3,  # relative change of all that isn't white, either way
+        grey=.1,  # probability of no colour at all
+        cover=.3,  # probability of a patch of one colour or white, 3 to 20 % of the area
+        p=1.,  # probability for the batch
+    ):
+        super().__init__(p=p)
+        store_attr('turn,scale,shift,shear,stretch,hue,saturation,strength,grey,cover')
+
+    def _warp(self, x):
+        n, u = len(x), self.uniform
+        a, s, r = u(n, self.turn) * math.pi/180, torch.exp(-torch.empty(n).uniform_(*map(math.log, self.scale))), torch.exp(u(n, self.stretch))
+        flip = torch.randint(0, 2, (n,))*2. - 1
+        rows = [a.cos()*s*r*flip, (u(n, self.shear) - a.sin())*s, 2*u(n, self.shift), a.sin()*s*r*flip, a.cos()*s/r, 2*u(n, self.shift)]
+        grid = F.affine_grid(torch.stack(rows, 1).view(n, 2, 3).to(x.device), list(x.shape), align_corners=False)
+        return F.grid_sample(x, grid, mode='bilinear', padding_mode='zeros', align_corners=False)
+
+    def _recolour(self, x):
+        n, u = len(x), self.uniform
+        turn, sat = u(n, self.hue)*math.pi, (1 + u(n, self.saturation)) * (torch.rand(n) >= self.grey)
+        c, s, o, z = turn.cos()*sat, turn.sin()*sat, torch.ones(n), torch.zeros(n)
+        m = torch.linalg.inv(_YIQ) @ torch.stack([o, z, z, z, c, -s, z, s, c], 1).view(n, 3, 3) @ _YIQ
+        return torch.einsum('nij,njhw->nihw', (m * (1 + u(n, self.strength))[:, None, None]).to(x.device), x)
+
+    def _cover(self, x):
+        n, _, h, w = x.shape
+        area, r = torch.empty(n).uniform_(.03, .2), torch.exp(self.uniform(n, 1.))
+        near = lambda side, half: ((torch.arange(side) - torch.rand(n, 1)*side).abs() < half[:, None]*side)
+        patch = near(h, (area*r).sqrt()/2)[:, :, None] & near(w, (area/r).sqrt()/2)[:, None] & (torch.rand(n) < self.cover)[:, None, None]
+        colour = torch.rand(n, 3, 1, 1) * (torch.rand(n, 1, 1, 1) < .5)
+        return torch.where(patch[:, None].to(x.device), colour.to(x.device), x)
+
+    @staticmethod
+    def uniform(n, most): return torch.empty(n).uniform_(-most, most)
 
     def encodes(self, x: TensorImage):
-        n, t = len(x), x.as_subclass(torch.Tensor)
-        grid = F.affine_grid(self._affine(n, t.device), t.shape, align_corners=False)
-        t = 1 - F.grid_sample(1 - t, grid, mode='bilinear', padding_mode='zeros', align_corners=False)
-        gain, gamma = (1 + self.light*(2*torch.rand(n, 1, 1, 1, device=t.device) - 1) for _ in range(2))
-        return TensorImage((t.clamp(1e-3, 1)**gamma * gain).clamp(0, 1))
+        negative = 1 - x.as_subclass(torch.Tensor)
+        return TensorImage(1 - self._cover(self._recolour(self._warp(negative)).clamp(0, 1)))
 
 # %% ../nbs/01_data.ipynb #3ccfeb94
 def photo_datablock(

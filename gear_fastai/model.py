@@ -175,7 +175,7 @@ class SaveBest(Callback):
     def after_fit(self):
         if self.saved is not None and self.dest.exists(): write_history(self.learn, self.dest, self.saved)
 
-# %% ../nbs/05_model.ipynb #ecb21242
+# %% ../nbs/05_model.ipynb #2a9cc8f2
 def _splits_of(folder, method, seed, progress):
     "The dataset's manifest, made if there is none; only kept in memory where the folder can't be written to"
     if (Path(folder)/MANIFEST).exists(): return read_splits(folder)
@@ -201,7 +201,7 @@ def train_model(
     out=None,  # model folder to write; default: models/<arch>
     weights=None,  # file of pretrained weights for a timm backbone; default: timm's hub
     pretrained: bool = True,  # False: random weights for a timm backbone
-    epochs: int = None,  # default: 30 by hand, 4 of everything after the head with a backbone; 0: a backbone's head alone
+    epochs: int = None,  # default: 40 by hand, 4 of everything after the head with a backbone; 0: a backbone's head alone
     size: int = None,  # side of the photos, pixels; default: 96 by hand, 160 with a backbone
     bs: int = 32,  # photos a batch
     lr: float = None,  # largest learning rate; default: 3e-3 by hand, `fine_tune`'s with a backbone
@@ -214,7 +214,7 @@ def train_model(
 ) -> Learner:  # trained; the model folder holds its best epoch
     "Split, train, and save the best epoch's model as it appears"
     by_hand, out = arch in HAND_BUILT, Path(out or f'models/{arch}')
-    epochs, size = ifnone(epochs, 30 if by_hand else 4), ifnone(size, 96 if by_hand else 160)
+    epochs, size = ifnone(epochs, 40 if by_hand else 4), ifnone(size, 96 if by_hand else 160)
     if epochs < (1 if by_hand else 0): raise ValueError(f'epochs={epochs}: {arch} needs at least one' if by_hand else f'epochs={epochs}: must be 0 or more')
     splits = _splits_of(folder, split, seed, progress)
     set_seed(seed, reproducible=True)

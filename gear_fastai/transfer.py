@@ -63,7 +63,7 @@ def _check_hub(arch, cfg):
     if cfg is None or not cfg.has_weights: raise WeightsError(f'{arch}: timm has no pretrained weights for it; {out}')
     if (why := _hub_trouble(cfg.to_dict())): raise WeightsError(f'{arch}: its pretrained weights are not at hand and {why}; {out}')
 
-# %% ../nbs/04_transfer.ipynb #30b61037
+# %% ../nbs/04_transfer.ipynb #d98a4a44
 class TransferLearner(Learner):
     "A fastai `Learner` that trains the head of a timm model on stored features, then everything"
 
@@ -113,7 +113,7 @@ class TransferLearner(Learner):
     @delegates(Learner.fit_one_cycle)
     def fine_tune(self,
         epochs: int,  # of training everything; 0: the head alone
-        base_lr: float = 2e-3,  # the head's learning rate is half of it
+        base_lr: float = 1e-3,  # the head's learning rate is half of it
         freeze_epochs: int = 1,  # 0: leave the head as it is; else it is trained on stored features to convergence
         lr_mult: float = 10,  # the backbone's learning rate is that much smaller
         pct_start: float = 0.3, div: float = 5.0, **kwargs,
@@ -124,7 +124,7 @@ class TransferLearner(Learner):
         self.unfreeze()
         self.fit_one_cycle(epochs, slice(base_lr/2/lr_mult, base_lr/2), pct_start=pct_start, div=div, **kwargs)
 
-# %% ../nbs/04_transfer.ipynb #a96466ba
+# %% ../nbs/04_transfer.ipynb #ff808230
 class FrozenNorms(Callback):
     "Keep the running averages of batch normalisation as they came with the backbone"
     def before_train(self):
@@ -145,10 +145,11 @@ def transfer_learner(
     pretrained: bool = True,  # False: random weights
     model_args: dict = None,  # further arguments to the network
     cbs: list = None,  # further callbacks
-    **kwargs,  # to `photo_learner`
+    **kwargs,  # to `photo_learner`; the loss is plain cross-entropy, which the regression of the head minimises too
 ) -> TransferLearner:
     "A learner on a timm backbone, with `freeze`, `unfreeze` and `fine_tune`"
     model = create_backbone(arch, dls.c, weights, pretrained, dls.size, model_args)
+    kwargs = dict(loss_func=CrossEntropyLossFlat()) | kwargs
     learn = photo_learner(dls, model, TransferLearner, cbs=[FrozenNorms(), *L(cbs)], splitter=split_head, **kwargs)
     learn.freeze()
     return learn

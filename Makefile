@@ -1,0 +1,30 @@
+# One command for each thing. Needs Python 3.11 or newer, make, and a network to the package index.
+PYTHON ?= python3
+BIN := .venv/bin
+export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
+
+.PHONY: demo test export readme
+
+demo: .venv/installed  ## sample set, hand-built CNN, transfer learner, loss plots, predictions
+	$(BIN)/gear-fastai demo
+
+test: .venv/installed-dev  ## everything that CI checks
+	$(BIN)/python tests/unchanged.py
+	env -u GEAR_DATA OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests
+
+export: .venv/installed-dev  ## notebooks to modules, and clean
+	$(BIN)/nbdev-clean
+	$(BIN)/nbdev-export
+
+readme: .venv/installed-dev  ## README.md from nbs/index.ipynb
+	$(BIN)/python tests/readme.py
+
+.venv/installed: settings.ini setup.py pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -e .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install -q -e '.[dev]'
+	touch $@

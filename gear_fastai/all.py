@@ -1,0 +1,13 @@
+"Everything, for notebooks: `from gear_fastai.all import *`, as `fastai.vision.all` does."
+from fastai.vision.all import *
+
+from .cnn import *
+from .data import *
+from .evaluation import *
+from .folder import *
+from .inference import *
+from .model import *
+from .photo import *
+from .sample import *
+from .training import *
+from .transfer import *

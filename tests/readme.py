@@ -1,0 +1,30 @@
+"Render README.md and its pictures from nbs/index.ipynb, into the project or, with an argument, into another folder."
+import re, sys
+from pathlib import Path
+
+import nbformat
+from nbconvert import MarkdownExporter
+
+root = Path(__file__).parent.parent
+IMAGES = 'nbs/images'
+
+
+def rendered():
+    "(text, {file name: bytes})"
+    nb = nbformat.read(root/'nbs/index.ipynb', as_version=4)
+    nb.cells = [c for c in nb.cells if not re.match(r'#\|\s*hide\b', c.source)]
+    for c in nb.cells:
+        c.source = re.sub(r'^#\|.*\n', '', c.source, flags=re.M)
+        for o in c.get('outputs', []):
+            if 'text/html' in o.get('data', {}) and 'text/markdown' in o['data']: del o['data']['text/html']
+    text, resources = MarkdownExporter().from_notebook_node(nb, dict(output_files_dir=IMAGES, unique_key='readme'))
+    text = re.sub(r'!\[png\]\(([^)]+)\)', r'![plot of the cell above](\1)', text)
+    return text.strip() + '\n', {Path(k).name: v for k, v in resources['outputs'].items()}
+
+
+if __name__ == '__main__':
+    dest = Path(sys.argv[1]) if len(sys.argv) > 1 else root
+    text, images = rendered()
+    (dest/IMAGES).mkdir(parents=True, exist_ok=True)
+    for name, raw in images.items(): (dest/IMAGES/name).write_bytes(raw)
+    (dest/'README.md').write_text(text, encoding='utf-8')
