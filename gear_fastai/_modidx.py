@@ -154,6 +154,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'gear_fastai.model._describe': ('model.html#_describe', 'gear_fastai/model.py'),
                                    'gear_fastai.model._draw': ('model.html#_draw', 'gear_fastai/model.py'),
                                    'gear_fastai.model._make_way': ('model.html#_make_way', 'gear_fastai/model.py'),
+                                   'gear_fastai.model._reporting': ('model.html#_reporting', 'gear_fastai/model.py'),
                                    'gear_fastai.model._softmax': ('model.html#_softmax', 'gear_fastai/model.py'),
                                    'gear_fastai.model._splits_of': ('model.html#_splits_of', 'gear_fastai/model.py'),
                                    'gear_fastai.model.export_onnx': ('model.html#export_onnx', 'gear_fastai/model.py'),

@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 import click
 
-# %% ../nbs/09_cli.ipynb #c9148a71
+# %% ../nbs/09_cli.ipynb #d5254402
 @contextmanager
 def one_line_errors():
     "Turn an error of data, weights, models or disk into one line and exit status 1"
     try: yield
+    except BrokenPipeError: raise                       # `… | head`: click ends quietly
     except (ValueError, OSError) as e: raise click.ClickException(_last_line(e)) from None
     except KeyboardInterrupt: raise click.ClickException('interrupted; the best model so far is kept, the same command with --resume goes on') from None
 
@@ -84,7 +85,7 @@ def _no_manifest(folder):
     from gear_fastai.data import MANIFEST, DataError
     if (Path(folder)/MANIFEST).exists(): raise DataError(f'{Path(folder)/MANIFEST}: exists; models trained with it are measured on its test split. To replace it all the same: --force')
 
-# %% ../nbs/09_cli.ipynb #b18eaee2
+# %% ../nbs/09_cli.ipynb #33e73f68
 @main.command()
 @click.argument('folder', metavar='DIR')
 @click.option('--arch', default='gear_cnn', help='gear_cnn or challenge_cnn (by hand, from scratch), or any timm name (transfer learning).')
@@ -105,7 +106,7 @@ def train(folder, **options):
     with one_line_errors():
         _known_arch(options['arch'], options['epochs'])
         out = Path(options.pop('out') or f"models/{options['arch']}")
-        learn = train_model(folder, out=out, **options, progress=sys.stderr.isatty())
+        learn = train_model(folder, out=out, **options)
         best = json.loads((out/'gear.json').read_text())['metrics']
         click.echo(f"saved {out}: epoch {best['epoch']}, validation accuracy {best['accuracy']:.1%}, loss {best['valid_loss']:.3f}\n"
                    f'its loss plot is {out}/losses.png; test it with: gear-fastai evaluate {out} {folder}')
@@ -148,7 +149,7 @@ def predict(photos, model, as_json):
     if bad: click.echo(f'{len(bad)} of {n} could not be read', err=True)
     if len(bad) == n or set(bad) & set(photos): sys.exit(1)
 
-# %% ../nbs/09_cli.ipynb #c8d1c591
+# %% ../nbs/09_cli.ipynb #430b2aec
 @main.command()
 @click.option('--data', 'folder', default='data/sample', help='Where to draw the sample set.')
 @click.option('--models', default='models', help='Where to save the models.')
@@ -163,7 +164,7 @@ def demo(folder, models, n, epochs, weights):
         folder, models = Path(folder), Path(models)
         _demo_data(folder, n)
         click.echo(f'\n1. A hand-built CNN, from scratch, on {12*n} drawn photos')
-        train_model(folder, out=models/'demo-cnn', epochs=epochs, size=64, progress=False)
+        train_model(folder, out=models/'demo-cnn', epochs=epochs, size=64)
         click.echo('\n2. A transfer learner: the head first, then everything')
         _demo_transfer(folder, models/'demo-transfer', weights)
         click.echo('\n3. Held-out photos')
@@ -183,7 +184,7 @@ def _demo_transfer(folder, out, weights):
     "Train with pretrained weights; where they can't be had say so and show the way with random ones"
     from gear_fastai.model import train_model
     from gear_fastai.transfer import WeightsError
-    kw = dict(epochs=3, size=64, progress=False)
+    kw = dict(epochs=3, size=64)
     try: train_model(folder, 'mobilenetv2_100', out, weights, **kw)
     except WeightsError as e:
         if weights: raise

@@ -303,7 +303,7 @@ class Augment(RandTransform):
         negative = 1 - x.as_subclass(torch.Tensor)
         return TensorImage(1 - self._cover(self._recolour(self._warp(negative)).clamp(0, 1)))
 
-# %% ../nbs/01_data.ipynb #3ccfeb94
+# %% ../nbs/01_data.ipynb #1d09ea5a
 def photo_datablock(
     splits: pd.DataFrame,  # path, label, split
     folder,  # that the paths are relative to
@@ -333,17 +333,20 @@ def dataloaders(
         raise DataError(f'{folder}: {len(gone)} photos of the manifest are missing, {gone[0]} first; split anew: gear-fastai data split {folder} --force')
     dls = photo_datablock(splits, folder, size, augment).dataloaders([Path(folder)/p for p in use.path], bs=min(bs, (use.split == 'train').sum()),
                                                                      num_workers=kwargs.pop('num_workers', 0), **kwargs)
+    dls.valid_ds.tls[0].types[0] = object               # let `test_dl` take whatever `open_photo` takes
     dls.splits, dls.size, dls.folder = splits, size, Path(folder)
     return dls
 
-# %% ../nbs/01_data.ipynb #c0b919ec
+# %% ../nbs/01_data.ipynb #9565483b
 GEAR_URL = 'https://challenge.blob.core.windows.net/challengefiles/gear_images.zip'
 
 def _download(url, folder, progress):
     "`url` as a file in `folder`"
     try: return Path(pooch.retrieve(url, None, fname='archive.zip', path=folder, downloader=pooch.HTTPDownloader(progressbar=progress, timeout=30)))
-    except Exception as e: raise DataError(f'{url}: could not be downloaded ({type(e).__name__}: {str(e).splitlines()[0][:120]}); '
-                                           'if the address is gone, name another with --url, or put the photos into class folders yourself') from None
+    except Exception as e:
+        status = getattr(getattr(e, 'response', None), 'status_code', None)
+        raise DataError(f"{url}: could not be downloaded ({f'HTTP status {status}' if status else type(e).__name__}); "
+                        'if the address is gone, name another with --url, or put the photos into class folders yourself') from None
 
 def unpack(
     archive,  # a zip file with one folder per class, perhaps inside another folder

@@ -40,7 +40,7 @@ def _same_photos(folder, trained):
     "Does `folder` hold the photos of the manifest `trained`?"
     return (Path(folder)/trained.path.iloc[0]).is_file() and (Path(folder)/trained.path.iloc[-1]).is_file()
 
-# %% ../nbs/07_evaluation.ipynb #a532a16d
+# %% ../nbs/07_evaluation.ipynb #acc1cd83
 def _grouped_counts(truth, pred, group, n):
     "(groups, 3·n): for each group the photos right, of each true class and of each predicted class"
     g, _ = pd.factorize(np.asarray(group))
@@ -68,11 +68,11 @@ def bootstrap_ci(
     "95 % intervals by drawing groups with replacement; accuracy's no narrower than Wilson's"
     counts = _grouped_counts(truth, pred, group, classes)
     weights = np.random.default_rng(seed).multinomial(len(counts), np.full(len(counts), 1/len(counts)), draws)
-    acc, f1 = (np.quantile(s, (.025, .975)) for s in _scores((weights @ counts).reshape(draws, 3, classes)))
+    acc, f1 = (np.quantile(s, (.025, .975)).tolist() for s in _scores((weights @ counts).reshape(draws, 3, classes)))
     wilson = binomtest(int((truth == pred).sum()), len(truth)).proportion_ci(method='wilson')
     return dict(accuracy=(min(acc[0], wilson.low), max(acc[1], wilson.high)), macro_f1=tuple(f1))
 
-# %% ../nbs/07_evaluation.ipynb #0f89ebb3
+# %% ../nbs/07_evaluation.ipynb #dd261b31
 @dataclass(repr=False)
 class Evaluation:
     "A model's figures on a dataset"
@@ -138,7 +138,6 @@ def _evaluation(labels, df, unreadable, how):
     present = sorted(set(truth))
     p, r, f, n = precision_recall_fscore_support(truth, pred, labels=present, zero_division=0)
     ci = bootstrap_ci(truth, pred, df.group, len(labels))
-    as_floats = lambda pair: tuple(map(float, pair))
-    return Evaluation(len(truth), float((truth == pred).mean()), as_floats(ci['accuracy']), float(f.mean()), as_floats(ci['macro_f1']),
+    return Evaluation(len(truth), float((truth == pred).mean()), ci['accuracy'], float(f.mean()), ci['macro_f1'],
                       {labels[i]: dict(precision=float(p[k]), recall=float(r[k]), f1=float(f[k]), n=int(n[k])) for k, i in enumerate(present)},
                       confusion_matrix(truth, pred, labels=range(len(labels))).tolist(), labels, unreadable, how, answers)

@@ -9,7 +9,7 @@ __all__ = ['FORMAT', 'FILES', 'ModelError', 'recover', 'whole_folder', 'read_gea
 import contextlib, json, os, shutil
 from pathlib import Path
 
-# %% ../nbs/04a_folder.ipynb #9aa2130f
+# %% ../nbs/04a_folder.ipynb #2f518a96
 class ModelError(ValueError):
     "A model folder that can't be written or read; the message names it and says why"
 
@@ -32,7 +32,8 @@ def whole_folder(
     if dest.exists() and not ((dest/'gear.json').is_file() or dest.is_dir() and not any(dest.iterdir())):
         raise ModelError(f'{dest}: exists and is no saved model; name another folder')
     dest.parent.mkdir(parents=True, exist_ok=True)
-    tmp, spare = dest.with_name(f'.{dest.name}.{os.getpid()}.tmp'), _spare(dest)
+    tmp, spare = dest.with_name(f'.{dest.name}.tmp'), _spare(dest)
+    shutil.rmtree(tmp, ignore_errors=True)                              # of a run that was killed
     tmp.mkdir()
     try:
         yield tmp
@@ -41,7 +42,7 @@ def whole_folder(
         shutil.rmtree(spare, ignore_errors=True)
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
-# %% ../nbs/04a_folder.ipynb #5f180013
+# %% ../nbs/04a_folder.ipynb #1f7e9f4a
 FORMAT = 1  # of gear.json
 FILES = ('gear.json', 'config.json', 'model.safetensors', 'model.onnx')  # what a model can't be without
 
@@ -53,7 +54,7 @@ def read_gear(
     recover(folder)
     if not folder.is_dir(): raise ModelError(f'{folder}: no such model folder')
     if (missing := [f for f in FILES if not (folder/f).is_file()]):
-        raise ModelError(f'{folder}: no saved model, {", ".join(missing)} is missing')
+        raise ModelError(f'{folder}: no saved model; it has no {", ".join(missing)}')
     try: about = json.loads((folder/'gear.json').read_text(encoding='utf-8'))
     except ValueError as e: raise ModelError(f'{folder}/gear.json: damaged ({e})') from None
     if not isinstance(about, dict) or 'format' not in about: raise ModelError(f'{folder}/gear.json: damaged (no format)')

@@ -18,7 +18,7 @@ from PIL import Image
 from .folder import ModelError, read_gear
 from .photo import PhotoError, list_photos, normalize, open_photo, to_array
 
-# %% ../nbs/06_inference.ipynb #0d063179
+# %% ../nbs/06_inference.ipynb #6de5c047
 @dataclass(frozen=True)
 class Prediction:
     "What a model says of one photo"
@@ -26,15 +26,15 @@ class Prediction:
     confidence: float = 0.  # its probability, 0 to 1
     probabilities: dict = field(default_factory=dict, repr=False)  # class → probability
     path: str = None  # where the photo came from, if from a file
-    error: str = None  # in a batch: why there is no label
+    error: str = None  # in a batch: why there is no label, starting with the photo's name
     photo: object = field(default=None, repr=False, compare=False)  # what was handed over, for showing it
 
     def top(self, n=3): return sorted(self.probabilities.items(), key=lambda kv: -kv[1])[:n]
     def to_dict(self): return dict(path=self.path, label=self.label, confidence=self.confidence, probabilities=self.probabilities, error=self.error)
-    def __str__(self): return f"{self.path or 'photo'}: " + (f'not read ({self.error})' if self.error else f'{self.label} ({self.confidence:.1%})')
+    def __str__(self): return self.error or f"{self.path or 'photo'}: {self.label} ({self.confidence:.1%})"
 
     def _repr_html_(self):
-        if self.error: return f'<p><b>{html.escape(str(self.path or "photo"))}</b>: {html.escape(self.error)}</p>'
+        if self.error: return f'<p>{html.escape(self.error)}</p>'
         bars = ''.join(f'<tr><td>{html.escape(k)}</td><td><div style="background:#4a90d9;height:.8em;width:{v*12:.1f}em"></div></td><td>{v:.1%}</td></tr>' for k, v in self.top())
         return f'<div style="display:flex;gap:1em;align-items:center">{_thumb(self.photo)}<table>{bars}</table></div>'
 

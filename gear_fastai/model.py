@@ -6,8 +6,8 @@
 __all__ = ['HAND_BUILT', 'export_onnx', 'fingerprint', 'save_model', 'write_history', 'load_model', 'load_learner_from',
            'SaveBest', 'train_model']
 
-# %% ../nbs/05_model.ipynb #06de7030
-import contextlib, hashlib, json, os, warnings
+# %% ../nbs/05_model.ipynb #0a0a7272
+import contextlib, hashlib, json, os, sys, warnings
 from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
@@ -175,7 +175,7 @@ class SaveBest(Callback):
     def after_fit(self):
         if self.saved is not None and self.dest.exists(): write_history(self.learn, self.dest, self.saved)
 
-# %% ../nbs/05_model.ipynb #2a9cc8f2
+# %% ../nbs/05_model.ipynb #d4499193
 def _splits_of(folder, method, seed, progress):
     "The dataset's manifest, made if there is none; only kept in memory where the folder can't be written to"
     if (Path(folder)/MANIFEST).exists(): return read_splits(folder)
@@ -193,6 +193,15 @@ def _make_way(out):
     out.rename(kept := out.with_name(f'{out.name}.{n}'))
     warnings.warn(f'{out}: a model of that name was there; it is kept as {kept}')
 
+@contextlib.contextmanager
+def _reporting(learn, progress):
+    "fastai's bars where there is somebody to see them, a line per epoch in a log file, or nothing"
+    with contextlib.ExitStack() as stack:
+        if not progress: stack.enter_context(learn.no_logging())
+        if not (progress and (IN_NOTEBOOK or sys.stdout.isatty())): stack.enter_context(learn.no_bar())
+        if progress: learn.logger = lambda row: print(*(f'{k} {v:.4f}' if isinstance(v, float) else f'{k} {v}' for k, v in zip(learn.recorder.metric_names, row)), flush=True)
+        yield
+
 HAND_BUILT = ('gear_cnn', 'challenge_cnn')
 
 def train_model(
@@ -209,7 +218,7 @@ def train_model(
     split: str = 'grouped',  # or 'random', if there is no manifest yet
     resume: bool = False,  # go on where an interrupted run with the same settings stopped
     patience: int = None,  # stop when the validation loss has not got better for so many epochs
-    progress: bool = True,  # show a bar while photos are first read
+    progress: bool = True,  # show bars (in a notebook or terminal) or a line per epoch (elsewhere)
     cbs: list = None,  # further callbacks
 ) -> Learner:  # trained; the model folder holds its best epoch
     "Split, train, and save the best epoch's model as it appears"
@@ -225,8 +234,9 @@ def train_model(
     if not checkpoint.state: _make_way(out)
     else: checkpoint.restore(learn)
     cbs = [SaveBest(out, notes=dict(seed=seed, epochs=epochs)), checkpoint, *([EarlyStoppingCallback(patience=patience)] if patience else []), *L(cbs)]
-    if by_hand: learn.fit_one_cycle(epochs, lr or 3e-3, cbs=cbs)
-    else: learn.fine_tune(epochs, **(dict(base_lr=lr) if lr else {}), **(dict(cbs=cbs) if epochs else {}))
+    with _reporting(learn, progress):
+        if by_hand: learn.fit_one_cycle(epochs, lr or 3e-3, cbs=cbs)
+        else: learn.fine_tune(epochs, **(dict(base_lr=lr) if lr else {}), **(dict(cbs=cbs) if epochs else {}))
     if not epochs: save_model(learn, out, notes=dict(seed=seed, epochs=0))
     checkpoint.path.unlink(missing_ok=True)
     return learn
