@@ -43,10 +43,10 @@ class ChallengeCNN(nn.Module):
     def reset_classifier(self, num_classes, global_pool=None):
         self.num_classes, self.fc = num_classes, nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
-# %% ../nbs/03_cnn.ipynb #6dcfc54a
-def conv(i, o, k=3, stride=1, act=True):
+# %% ../nbs/03_cnn.ipynb #06df7c24
+def conv(i, o, k=3, act=True):
     "Convolution, batch normalisation, and ReLU if `act`"
-    return nn.Sequential(nn.Conv2d(i, o, k, stride, k//2, bias=False), nn.BatchNorm2d(o), *([nn.ReLU(inplace=True)] if act else []))
+    return nn.Sequential(nn.Conv2d(i, o, k, padding=k//2, bias=False), nn.BatchNorm2d(o), *([nn.ReLU(inplace=True)] if act else []))
 
 class Residual(nn.Module):
     "Two convolutions that add to their input: (N, C, H, W) → the same"
@@ -62,14 +62,14 @@ class GearCNN(nn.Module):
     def __init__(self,
         num_classes: int = 12,
         in_chans: int = 3,
-        widths: tuple = (32, 64, 128, 256),  # channels of the stem and of each stage
-        depths: tuple = (1, 1, 1),  # residual pairs in each stage
+        widths: tuple = (16, 32, 64, 128, 256),  # channels of the stem and of each stage
+        depths: tuple = (0, 1, 1, 1),  # residual pairs in each stage
         drop_rate: float = 0.2,  # dropout before the dense layer
         **kwargs,
     ):
         super().__init__()
         if len(depths) != len(widths) - 1: raise ValueError(f'depths={tuple(depths)}: one number for each of the {len(widths)-1} stages after the stem')
-        self.stem = conv(in_chans, widths[0], stride=2)
+        self.stem = conv(in_chans, widths[0])
         self.stages = nn.Sequential(*[nn.Sequential(nn.MaxPool2d(2), conv(i, o), *[Residual(o) for _ in range(d)])
                                       for i, o, d in zip(widths, widths[1:], depths)])
         self.drop = nn.Dropout(drop_rate)
@@ -89,7 +89,7 @@ class GearCNN(nn.Module):
     def reset_classifier(self, num_classes, global_pool=None):
         self.num_classes, self.fc = num_classes, nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
-# %% ../nbs/03_cnn.ipynb #97ca6eee
+# %% ../nbs/03_cnn.ipynb #fdd848f4
 _cfg = dict(mean=(.5, .5, .5), std=(.25, .25, .25), interpolation='bicubic', crop_pct=1., num_classes=12, classifier='fc', pool_size=None)
 default_cfgs = generate_default_cfgs({
     'gear_cnn.untrained': dict(_cfg, input_size=(3, 128, 128), first_conv='stem.0'),
@@ -98,7 +98,7 @@ default_cfgs = generate_default_cfgs({
 
 @register_model
 def gear_cnn(pretrained=False, **kwargs) -> GearCNN:
-    "The hand-built network: stem, three stages of pooling, convolution and a residual pair, global pooling, dense"
+    "The hand-built network: stem, four stages of pooling, convolution and residual pairs, global pooling, dense"
     return build_model_with_cfg(GearCNN, 'gear_cnn', pretrained, **kwargs)
 
 @register_model

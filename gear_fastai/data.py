@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MANIFEST', 'GEAR_URL', 'DataError', 'list_dataset', 'scan', 'product', 'near_copies', 'groups', 'Audit', 'audit',
-           'split_dataset', 'write_splits', 'read_splits', 'PhotoTransform', 'PhotoBlock', 'Augment', 'photo_datablock',
-           'dataloaders', 'unpack', 'fetch']
+           'split_dataset', 'manifest_path', 'write_splits', 'read_splits', 'PhotoTransform', 'PhotoBlock', 'Augment',
+           'photo_datablock', 'dataloaders', 'unpack', 'fetch']
 
 # %% ../nbs/01_data.ipynb #35d53c38
 import dataclasses, hashlib, os, re, shutil, tempfile, warnings, zipfile
@@ -24,7 +24,7 @@ from .photo import SUFFIXES, PhotoError, list_photos, normalize, open_photo, squ
 class DataError(ValueError):
     "A dataset that can't be used; the message names the folder or file and the way out"
 
-# %% ../nbs/01_data.ipynb #f654a625
+# %% ../nbs/01_data.ipynb #05eb1e1a
 def list_dataset(
     folder,  # one sub-folder per class
 ) -> pd.DataFrame:  # `path` (relative, with forward slashes) and `label`, sorted
@@ -34,8 +34,10 @@ def list_dataset(
     rows = [(p.relative_to(folder).as_posix(), p.relative_to(folder).parts[0]) for p in list_photos(folder) if p.parent != folder]
     df = pd.DataFrame(rows, columns=['path', 'label'])
     if df.empty: raise DataError(f'{folder}: no photos in it; give a folder with one sub-folder of photos per class')
-    if df.label.nunique() < 2: raise DataError(f'{folder}: only one class ({df.label[0]}); at least two sub-folders with photos are needed')
-    if (empty := sorted(d.name for d in folder.iterdir() if d.is_dir() and d.name[0] not in '._' and d.name not in set(df.label))):
+    if df.label.nunique() < 2:
+        raise DataError(f'{folder}: only one class ({df.label[0]}); at least two sub-folders with photos are needed')
+    folders = {d.name for d in folder.iterdir() if d.is_dir() and d.name[0] not in '._'}
+    if (empty := sorted(folders - set(df.label))):
         warnings.warn(f'{folder}: no photos in {", ".join(empty)}; left out')
     return df
 
@@ -114,7 +116,7 @@ def groups(
     i, j = np.concatenate([by_product, alike[label[alike[:, 0]] == label[alike[:, 1]]]]).T
     return connected_components(coo_array((np.ones(len(i), bool), (i, j)), shape=(len(seen),)*2), directed=False)[1]
 
-# %% ../nbs/01_data.ipynb #a53f9d90
+# %% ../nbs/01_data.ipynb #5ae47787
 @dataclass
 class Audit:
     "What is in a dataset folder: shows as a report, `to_dict()` for other code"
@@ -135,8 +137,9 @@ class Audit:
         yield f'imbalance: the largest class has {many/max(few, 1):.1f} times the photos of the smallest'
         yield 'sizes: ' + '; '.join(f'{k} {a:.4g} to {c:.4g}, median {b:.4g}' for k, (a, b, c) in self.sizes.items())
         yield f'{self.grouped} photos ({self.grouped/max(n, 1):.0%}) share their product or picture with another: split them grouped'
-        for title, rows in (('unreadable', [f'{k} ({v})' for k, v in self.unreadable.items()]), ('exact copies', [' = '.join(c) for c in self.copies]),
-                            ('near-copies', [' ~ '.join(p) for p in self.near]), ('alike across classes', [' ~ '.join(p) for p in self.crossing])):
+        found = {'unreadable': [f'{k} ({v})' for k, v in self.unreadable.items()], 'exact copies': [' = '.join(c) for c in self.copies],
+                 'near-copies': [' ~ '.join(p) for p in self.near], 'alike across classes': [' ~ '.join(p) for p in self.crossing]}
+        for title, rows in found.items():
             yield f'{title}: {len(rows) or "none"}'
             yield from (f'    {r}' for r in rows[:most])
             if len(rows) > most: yield f'    … and {len(rows) - most} more'
@@ -155,12 +158,13 @@ def audit(
     copies = [g.path.tolist() for _, g in ok.groupby('digest') if len(g) > 1]
     pairs = [ok.loc[p] for p in near_copies(ok.phash.to_numpy(), distance).tolist()]
     near = [p for p in pairs if p.digest.nunique() > 1]
-    sizes = {k: np.quantile(v, (0, .5, 1)).tolist() for k, v in dict(width=ok.width, height=ok.height, aspect=ok.width/ok.height).items()} if len(ok) else {}
-    return Audit(str(folder), seen.label.value_counts(sort=False).to_dict(), seen[seen.error.notna()].set_index('path').error.to_dict(), copies,
-                 [p.path.tolist() for p in near if p.label.nunique() == 1], [p.path.tolist() for p in near if p.label.nunique() > 1], sizes,
-                 int((np.bincount(g)[g] > 1).sum()) if len(g := groups(ok, distance)) else 0)
+    measures = dict(width=ok.width, height=ok.height, aspect=ok.width/ok.height) if len(ok) else {}
+    group = groups(ok, distance)
+    return Audit(folder=str(folder), counts=seen.label.value_counts(sort=False).to_dict(), unreadable=seen.dropna(subset='error').set_index('path').error.to_dict(),
+                 copies=copies, near=[p.path.tolist() for p in near if p.label.nunique() == 1], crossing=[p.path.tolist() for p in near if p.label.nunique() > 1],
+                 sizes={k: np.quantile(v, (0, .5, 1)).tolist() for k, v in measures.items()}, grouped=int((np.bincount(group)[group] > 1).sum()))
 
-# %% ../nbs/01_data.ipynb #393e09e9
+# %% ../nbs/01_data.ipynb #55ef4d93
 def _assign(group, fractions, rng):
     "For one class: 'train', 'valid' or 'test' for each photo, whole groups at a time"
     ids, sizes = np.unique(group, return_counts=True)
@@ -185,10 +189,12 @@ def split_dataset(
 ) -> pd.DataFrame:  # path, label, group, split
     "Assign each readable photo to train, valid or test, stratified by class"
     if method not in ('grouped', 'random'): raise DataError(f"split method '{method}': choose 'grouped' or 'random'")
-    if not (0 < valid < 1 and 0 <= test < 1 and valid + test < 1): raise DataError(f'fractions valid={valid}, test={test}: must be positive and leave some for train')
+    if not (0 < valid < 1 and 0 <= test < 1 and valid + test < 1):
+        raise DataError(f'fractions valid={valid}, test={test}: must be positive and leave some for train')
     seen = scan(folder, progress)
-    if (bad := seen[seen.error.notna()]).shape[0]:
-        warnings.warn(f'{folder}: {len(bad)} unreadable and left out: ' + '; '.join(f'{r.path} ({r.error})' for r in bad.head(5).itertuples()) + (' …' if len(bad) > 5 else ''))
+    if len(bad := seen[seen.error.notna()]):
+        named = '; '.join(f'{r.path} ({r.error})' for r in bad.head(5).itertuples())
+        warnings.warn(f"{folder}: {len(bad)} unreadable and left out: {named}{' …' if len(bad) > 5 else ''}")
     df = seen[seen.error.isna()].reset_index(drop=True)
     if df.label.nunique() < 2: raise DataError(f'{folder}: fewer than two classes have readable photos')
     df['group'], df['split'] = groups(df, distance), 'train'
@@ -205,8 +211,18 @@ def _warn_gaps(df, folder, test):
             warnings.warn(f'{folder}: too few photos of {", ".join(gap)} for any in the {name} split')
     if (df.split == 'valid').sum() == 0: raise DataError(f'{folder}: too few photos to set any aside for validation; add some')
 
-# %% ../nbs/01_data.ipynb #1224494a
+# %% ../nbs/01_data.ipynb #f9af31b7
 MANIFEST = 'splits.csv'
+
+def manifest_path(
+    folder,  # a dataset
+    force: bool = False,  # replace an existing manifest
+) -> Path:
+    "Where the manifest is to be written; `DataError` if one is there"
+    path = Path(folder)/MANIFEST
+    if path.exists() and not force:
+        raise DataError(f'{path}: exists; models trained with it are measured on its test split. To replace it all the same: --force')
+    return path
 
 def write_splits(
     folder,  # a dataset
@@ -214,8 +230,7 @@ def write_splits(
     force: bool = False,  # replace an existing manifest
 ) -> Path:
     "Write `splits` as the dataset's manifest"
-    path = Path(folder)/MANIFEST
-    if path.exists() and not force: raise DataError(f'{path}: exists; models trained with it are measured on its test split. To replace it all the same: --force')
+    path = manifest_path(folder, force)
     tmp = path.with_suffix('.tmp')
     splits.to_csv(tmp, index=False)
     os.replace(tmp, path)
@@ -234,7 +249,7 @@ def read_splits(
     if len(odd := set(df.split) - {'train', 'valid', 'test'}): raise DataError(f"{path}: split '{sorted(odd)[0]}'; only train, valid and test are known")
     return df
 
-# %% ../nbs/01_data.ipynb #34d2843b
+# %% ../nbs/01_data.ipynb #befe4cd7
 @lru_cache(maxsize=20_000)
 def _pixels(path, mtime, size): return to_array(path, size)
 
@@ -242,8 +257,8 @@ class PhotoTransform(Transform):
     "Anything `open_photo` takes → a squared `PILImage` of `size` pixels"
     def __init__(self, size): self.size = size
     def encodes(self, src):
-        a = _pixels(os.fspath(src), os.stat(src).st_mtime_ns, self.size) if isinstance(src, (str, os.PathLike)) and os.path.isfile(src) else to_array(src, self.size)
-        return PILImage.create(a)
+        file = isinstance(src, (str, os.PathLike)) and os.path.isfile(src)
+        return PILImage.create(_pixels(os.fspath(src), os.stat(src).st_mtime_ns, self.size) if file else to_array(src, self.size))
 
 def PhotoBlock(
     size: int = 128,  # side of the squared photo, pixels
@@ -251,23 +266,23 @@ def PhotoBlock(
     "A fastai block for photos that come through `photo`: upright, on white, squared, never stretched or cropped"
     return TransformBlock(type_tfms=PhotoTransform(size), batch_tfms=IntToFloatTensor)
 
-# %% ../nbs/01_data.ipynb #c8ffe9e8
+# %% ../nbs/01_data.ipynb #86a5df39
 _YIQ = torch.tensor([[.299, .587, .114], [.596, -.274, -.322], [.211, -.523, .312]])  # brightness and two axes of colour
 
 class Augment(RandTransform):
     "Random geometry, colour and a covered patch for a training batch, (N, 3, H, W) in [0, 1], on white"
     order, split_idx = 20, 0
     def __init__(self,
-        turn=15.,  # degrees, either way
-        scale=(.6, 1.2),  # smallest and largest
-        shift=.08,  # fraction of the side, either way
-        shear=.1,  # slant, either way
-        stretch=.1,  # change of aspect, either way
-        hue=.3,  # turn of hue, fraction of a half turn, either way
-        saturation=.5,  # relative change, either way
-        strength=.3,  # relative change of all that isn't white, either way
-        grey=.1,  # probability of no colour at all
-        cover=.3,  # probability of a patch of one colour or white, 3 to 20 % of the area
+        turn=10.,  # degrees, either way
+        scale=(.8, 1.15),  # smallest and largest
+        shift=.06,  # fraction of the side, either way
+        shear=0.,  # slant, either way
+        stretch=.05,  # change of aspect, either way
+        hue=.05,  # turn of hue, fraction of a half turn, either way
+        saturation=.3,  # relative change, either way
+        strength=.2,  # relative change of all that isn't white, either way
+        grey=0.,  # probability of no colour at all
+        cover=0.,  # probability of a patch of one colour or white, 3 to 20 % of the area
         p=1.,  # probability for the batch
     ):
         super().__init__(p=p)
@@ -303,7 +318,7 @@ class Augment(RandTransform):
         negative = 1 - x.as_subclass(torch.Tensor)
         return TensorImage(1 - self._cover(self._recolour(self._warp(negative)).clamp(0, 1)))
 
-# %% ../nbs/01_data.ipynb #1d09ea5a
+# %% ../nbs/01_data.ipynb #b7385ee6
 def photo_datablock(
     splits: pd.DataFrame,  # path, label, split
     folder,  # that the paths are relative to
@@ -331,13 +346,13 @@ def dataloaders(
         if not (use.split == name).any(): raise DataError(f'{folder}: no photos in the {name} split')
     if (gone := [p for p in use.path if not (Path(folder)/p).is_file()]):
         raise DataError(f'{folder}: {len(gone)} photos of the manifest are missing, {gone[0]} first; split anew: gear-fastai data split {folder} --force')
-    dls = photo_datablock(splits, folder, size, augment).dataloaders([Path(folder)/p for p in use.path], bs=min(bs, (use.split == 'train').sum()),
-                                                                     num_workers=kwargs.pop('num_workers', 0), **kwargs)
+    kwargs = dict(num_workers=0, bs=min(bs, (use.split == 'train').sum())) | kwargs
+    dls = photo_datablock(splits, folder, size, augment).dataloaders([Path(folder)/p for p in use.path], **kwargs)
     dls.valid_ds.tls[0].types[0] = object               # let `test_dl` take whatever `open_photo` takes
     dls.splits, dls.size, dls.folder = splits, size, Path(folder)
     return dls
 
-# %% ../nbs/01_data.ipynb #9565483b
+# %% ../nbs/01_data.ipynb #cf961980
 GEAR_URL = 'https://challenge.blob.core.windows.net/challengefiles/gear_images.zip'
 
 def _download(url, folder, progress):
@@ -348,19 +363,24 @@ def _download(url, folder, progress):
         raise DataError(f"{url}: could not be downloaded ({f'HTTP status {status}' if status else type(e).__name__}); "
                         'if the address is gone, name another with --url, or put the photos into class folders yourself') from None
 
+def _new_folder(dest):
+    "`dest` as a path; `DataError` if there is something in it"
+    if Path(dest).exists() and any(Path(dest).iterdir()): raise DataError(f'{dest}: exists and is not empty; name another folder')
+    return Path(dest)
+
 def unpack(
     archive,  # a zip file with one folder per class, perhaps inside another folder
     dest,  # folder to make; must not exist or be empty
     max_bytes: int = 4 << 30,  # refuse archives that unpack to more
 ) -> Path:
     "Unpack the photos of a zip archive into `dest`, whole or not at all"
-    dest = Path(dest)
-    if dest.exists() and any(dest.iterdir()): raise DataError(f'{dest}: exists and is not empty; name another folder')
+    dest = _new_folder(dest)
     dest.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=dest.parent, prefix='.unpacking-') as tmp:
         try:
             with zipfile.ZipFile(archive) as z: _unpack_photos(z, Path(tmp).resolve(), max_bytes)
-        except (zipfile.BadZipFile, zipfile.LargeZipFile, RuntimeError, EOFError, NotImplementedError) as e: raise DataError(f'{archive}: no usable zip archive ({e})') from None
+        except (zipfile.BadZipFile, zipfile.LargeZipFile, RuntimeError, EOFError, NotImplementedError) as e:
+            raise DataError(f'{archive}: no usable zip archive ({e})') from None
         root = Path(tmp)
         while len(inner := list(root.iterdir())) == 1 and inner[0].is_dir(): root = inner[0]
         list_dataset(root)
@@ -371,8 +391,10 @@ def unpack(
 def _unpack_photos(z, to, max_bytes):
     "Extract the photos in `z`; refuse paths that escape and archives that are larger than they should be"
     infos = [i for i in z.infolist() if not i.is_dir()]
-    if (bad := [i.filename for i in infos if not (to/i.filename).resolve().is_relative_to(to)]): raise DataError(f'{z.filename}: {bad[0]} would be written outside the folder; nothing unpacked')
-    if (size := sum(i.file_size for i in infos)) > max_bytes: raise DataError(f'{z.filename}: unpacks to {size:,} bytes, more than the {max_bytes:,} allowed')
+    if (bad := [i.filename for i in infos if not (to/i.filename).resolve().is_relative_to(to)]):
+        raise DataError(f'{z.filename}: {bad[0]} would be written outside the folder; nothing unpacked')
+    if (size := sum(i.file_size for i in infos)) > max_bytes:
+        raise DataError(f'{z.filename}: unpacks to {size:,} bytes, more than the {max_bytes:,} allowed')
     for i in infos:
         name = Path(i.filename)
         if name.suffix.lower() in SUFFIXES and '__MACOSX' not in name.parts and not name.name.startswith('.'): z.extract(i, to)
@@ -383,6 +405,5 @@ def fetch(
     progress: bool = True,  # show a bar
 ) -> Path:
     "Download and unpack the published photos; `DataError` with the way out if the address is gone"
-    dest = Path(dest)
-    if dest.exists() and any(dest.iterdir()): raise DataError(f'{dest}: exists and is not empty; name another folder')
+    dest = _new_folder(dest)
     with tempfile.TemporaryDirectory() as tmp: return unpack(_download(url, tmp, progress), dest)

@@ -6,7 +6,7 @@
 __all__ = ['HAND_BUILT', 'export_onnx', 'fingerprint', 'save_model', 'write_history', 'load_model', 'load_learner_from',
            'SaveBest', 'train_model']
 
-# %% ../nbs/05_model.ipynb #0a0a7272
+# %% ../nbs/05_model.ipynb #9bab25c5
 import contextlib, hashlib, json, os, sys, warnings
 from copy import deepcopy
 from importlib.metadata import version
@@ -19,10 +19,10 @@ from .cnn import cnn_learner
 from .data import DataError, MANIFEST, dataloaders, read_splits, split_dataset, write_splits
 from .folder import FORMAT, ModelError, read_gear, recover, whole_folder
 from .photo import normalize, to_array
-from .training import Checkpoint, best_epoch, photo_learner, plot_history
+from .training import Checkpoint, best_epoch, fast_bf16, photo_learner, plot_history
 from .transfer import transfer_learner
 
-# %% ../nbs/05_model.ipynb #c38af007
+# %% ../nbs/05_model.ipynb #a2bd17ae
 def _softmax(x): return np.exp(x - x.max(1, keepdims=True)) / np.exp(x - x.max(1, keepdims=True)).sum(1, keepdims=True)
 
 def export_onnx(
@@ -38,17 +38,19 @@ def export_onnx(
                           dynamic_axes={'image': {0: 'n'}, 'logits': {0: 'n'}}, dynamo=False, verbose=False)
         want = _softmax(model(torch.from_numpy(check)).numpy())
     got = _softmax(onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider']).run(None, {'image': check})[0])
-    if not (worst := float(np.abs(got - want).max())) < tolerance: raise ModelError(f'{path}: ONNX Runtime and torch differ by {worst:.2g} in probability; not saved')
+    if not (worst := float(np.abs(got - want).max())) < tolerance:
+        raise ModelError(f'{path}: ONNX Runtime and torch differ by {worst:.2g} in probability; not saved')
     return worst
 
-# %% ../nbs/05_model.ipynb #0948ad8e
+# %% ../nbs/05_model.ipynb #30972667
 def fingerprint(
     splits: pd.DataFrame,  # path, label, split
     folder,  # that the paths are relative to
 ) -> dict:  # photos, classes and a digest of paths, labels, sides and file sizes
     "What a model was trained on, so that a later dataset can be told from it"
     h = hashlib.blake2b(digest_size=16)
-    for r in splits.sort_values('path').itertuples(): h.update(f'{r.path}\t{r.label}\t{r.split}\t{(Path(folder)/r.path).stat().st_size}\n'.encode())
+    for r in splits.sort_values('path').itertuples():
+        h.update(f'{r.path}\t{r.label}\t{r.split}\t{(Path(folder)/r.path).stat().st_size}\n'.encode())
     return dict(photos=len(splits), classes=splits.label.nunique(), split=splits.split.value_counts().to_dict(), blake2b=h.hexdigest())
 
 def _describe(learn, row, onnx_difference, notes):
@@ -175,7 +177,7 @@ class SaveBest(Callback):
     def after_fit(self):
         if self.saved is not None and self.dest.exists(): write_history(self.learn, self.dest, self.saved)
 
-# %% ../nbs/05_model.ipynb #d4499193
+# %% ../nbs/05_model.ipynb #a0bbea37
 def _splits_of(folder, method, seed, progress):
     "The dataset's manifest, made if there is none; only kept in memory where the folder can't be written to"
     if (Path(folder)/MANIFEST).exists(): return read_splits(folder)
@@ -199,7 +201,8 @@ def _reporting(learn, progress):
     with contextlib.ExitStack() as stack:
         if not progress: stack.enter_context(learn.no_logging())
         if not (progress and (IN_NOTEBOOK or sys.stdout.isatty())): stack.enter_context(learn.no_bar())
-        if progress: learn.logger = lambda row: print(*(f'{k} {v:.4f}' if isinstance(v, float) else f'{k} {v}' for k, v in zip(learn.recorder.metric_names, row)), flush=True)
+        if progress: learn.logger = lambda row: print(*(f'{k} {v:.4f}' if isinstance(v, float) else f'{k} {v}'
+                                                        for k, v in zip(learn.recorder.metric_names, row)), flush=True)
         yield
 
 HAND_BUILT = ('gear_cnn', 'challenge_cnn')
@@ -210,7 +213,7 @@ def train_model(
     out=None,  # model folder to write; default: models/<arch>
     weights=None,  # file of pretrained weights for a timm backbone; default: timm's hub
     pretrained: bool = True,  # False: random weights for a timm backbone
-    epochs: int = None,  # default: 40 by hand, 4 of everything after the head with a backbone; 0: a backbone's head alone
+    epochs: int = None,  # default: 25 by hand (18 where arithmetic is slower, see `fast_bf16`), 2 of everything after the head with a backbone; 0: a backbone's head alone
     size: int = None,  # side of the photos, pixels; default: 96 by hand, 160 with a backbone
     bs: int = 32,  # photos a batch
     lr: float = None,  # largest learning rate; default: 3e-3 by hand, `fine_tune`'s with a backbone
@@ -223,7 +226,7 @@ def train_model(
 ) -> Learner:  # trained; the model folder holds its best epoch
     "Split, train, and save the best epoch's model as it appears"
     by_hand, out = arch in HAND_BUILT, Path(out or f'models/{arch}')
-    epochs, size = ifnone(epochs, 40 if by_hand else 4), ifnone(size, 96 if by_hand else 160)
+    epochs, size = ifnone(epochs, (25 if fast_bf16() else 18) if by_hand else 2), ifnone(size, 96 if by_hand else 160)
     if epochs < (1 if by_hand else 0): raise ValueError(f'epochs={epochs}: {arch} needs at least one' if by_hand else f'epochs={epochs}: must be 0 or more')
     splits = _splits_of(folder, split, seed, progress)
     set_seed(seed, reproducible=True)

@@ -62,7 +62,7 @@ def to_frame(self: EpochRecorder) -> pd.DataFrame:  # epoch, train_loss, valid_l
     "The history as a table"
     return pd.DataFrame(self.history)
 
-# %% ../nbs/02_training.ipynb #c71daf77
+# %% ../nbs/02_training.ipynb #2fbc9e22
 def parting(
     history: pd.DataFrame,  # with columns train_loss and valid_loss
 ) -> int:  # index of a row; None if the curves don't part
@@ -88,7 +88,8 @@ def plot_history(
     saved = best_epoch(history) if saved is None else saved
     dot = 'o' if len(history) < 3 else ''
     for col, colour in (('train_loss', 'tab:blue'), ('valid_loss', 'tab:orange')):
-        ax.plot(history.epoch, history[col], color=colour, marker=dot, label=f"{'training' if col[0] == 't' else 'validation'} loss (epoch average)")
+        name = 'training' if col == 'train_loss' else 'validation'
+        ax.plot(history.epoch, history[col], color=colour, marker=dot, label=f'{name} loss (epoch average)')
     ax.plot(history.epoch[saved], history.valid_loss[saved], '*', ms=13, color='tab:green', label=f'saved: epoch {history.epoch[saved]}')
     if (at := parting(history)) is not None:
         ax.axvline(history.epoch[at], color='grey', ls=':', label=f'curves part: epoch {history.epoch[at]}')
@@ -104,7 +105,7 @@ def plot_epochs(self: EpochRecorder, saved: int = None, ax=None):
     "`plot_history` of what was recorded"
     return plot_history(self.to_frame(), saved, ax)
 
-# %% ../nbs/02_training.ipynb #7d40314c
+# %% ../nbs/02_training.ipynb #7e9406c0
 def fast_bf16() -> bool:
     "Has this processor matrix units for bfloat16?"
     return getattr(torch.cpu, '_is_amx_tile_supported', lambda: False)()
@@ -120,11 +121,11 @@ class CPUAutocast(Callback):
     def after_cancel_batch(self): self.cast.close()
 
 def speed_callbacks() -> list:
-    "The callbacks that make training fast on this machine"
-    if torch.cuda.is_available(): return [ChannelsLast(), MixedPrecision(AMPMode.BF16 if torch.cuda.is_bf16_supported() else AMPMode.FP16)]
-    return [ChannelsLast(), *([CPUAutocast()] if fast_bf16() else [])]
+    "The callback for this machine's fast arithmetic, if it has one"
+    if torch.cuda.is_available(): return [MixedPrecision(AMPMode.BF16 if torch.cuda.is_bf16_supported() else AMPMode.FP16)]
+    return [CPUAutocast()] if fast_bf16() else []
 
-# %% ../nbs/02_training.ipynb #e77c29bf
+# %% ../nbs/02_training.ipynb #1d2a046f
 def set_normalize(
     dls: DataLoaders,
     mean: tuple,  # 3 numbers, of values in [0, 1]
@@ -142,7 +143,8 @@ def photo_learner(
     cbs: list = None,  # further callbacks
     **kwargs,  # to `Learner`
 ) -> Learner:
-    "A fastai `Learner` for a timm model: its normalisation, label smoothing, true epoch averages, and this machine's fast arithmetic"
+    "A fastai `Learner` for a timm model: its normalisation, label smoothing, true epoch averages, channels last, and this machine's fast arithmetic"
+    model = model.to(memory_format=torch.channels_last)
     set_normalize(dls, model.pretrained_cfg['mean'], model.pretrained_cfg['std'])
     kwargs = dict(loss_func=CrossEntropyLossFlat(label_smoothing=.1), metrics=accuracy, wd=.05) | kwargs
     return record_epochs(cls(dls, model, cbs=[*speed_callbacks(), *L(cbs)], **kwargs))
@@ -165,7 +167,7 @@ def _set_random_state(learn, s):
     learn.dls.train.rng.setstate(s['loader'])
     np.random.set_state((s['numpy'][0], np.array(s['numpy'][1], np.uint32), *s['numpy'][2:]))
 
-# %% ../nbs/02_training.ipynb #03955074
+# %% ../nbs/02_training.ipynb #2d414274
 class Checkpoint(Callback):
     "Write all that is needed to go on after each epoch; with `resume`, go on from what was written"
     order = 95  # after the recorder and what saves the model
@@ -196,7 +198,8 @@ class Checkpoint(Callback):
         try: state = torch.load(self.path, map_location='cpu', weights_only=True)
         except Exception as e: raise CheckpointError(f'{self.path}: unreadable ({type(e).__name__}); train without --resume') from e
         for k, v in self.about.items():
-            if state['about'].get(k) != v: raise CheckpointError(f"{self.path}: was made with {k}={state['about'].get(k)}, not {v}; use the same, or train without --resume")
+            if (was := state['about'].get(k)) != v:
+                raise CheckpointError(f'{self.path}: was made with {k}={was}, not {v}; use the same, or train without --resume')
         return state
 
     def before_epoch(self):

@@ -15,7 +15,7 @@ from huggingface_hub import constants, try_to_load_from_cache
 from sklearn.linear_model import LogisticRegression
 from .training import CPUAutocast, photo_learner
 
-# %% ../nbs/04_transfer.ipynb #0100f52d
+# %% ../nbs/04_transfer.ipynb #487376fa
 class WeightsError(ValueError):
     "Pretrained weights that can't be had, or don't fit; the message says why and names the ways out"
 
@@ -55,7 +55,8 @@ def create_backbone(
 def _check_fit(model, state):
     "Some of timm's models take a file of another architecture without a word; ask for the parameters' names"
     names = [n for n, _ in model.named_parameters()]
-    if (missing := [n for n in names if n not in state]) and len(missing) > len(names)/2: raise ValueError(f'{len(missing)} of {len(names)} parameters are not in it, {missing[0]} first')
+    if len(missing := [n for n in names if n not in state]) > len(names)/2:
+        raise ValueError(f'{len(missing)} of {len(names)} parameters are not in it, {missing[0]} first')
 
 def _check_hub(arch, cfg):
     "Raise at once what timm would only say after a minute of retries"
@@ -63,7 +64,7 @@ def _check_hub(arch, cfg):
     if cfg is None or not cfg.has_weights: raise WeightsError(f'{arch}: timm has no pretrained weights for it; {out}')
     if (why := _hub_trouble(cfg.to_dict())): raise WeightsError(f'{arch}: its pretrained weights are not at hand and {why}; {out}')
 
-# %% ../nbs/04_transfer.ipynb #d98a4a44
+# %% ../nbs/04_transfer.ipynb #8aadaafd
 class TransferLearner(Learner):
     "A fastai `Learner` that trains the head of a timm model on stored features, then everything"
 
@@ -76,7 +77,8 @@ class TransferLearner(Learner):
         model, dev = self.model.eval().to(self.dls.device), self.dls.device
         bf16 = dev.type == 'cpu' and any(isinstance(cb, CPUAutocast) for cb in self.cbs)
         with torch.autocast(dev.type, torch.bfloat16, enabled=bf16):
-            out = [(model.forward_head(model.forward_features(x.flip(-1) if flip else x), pre_logits=True).float().cpu(), y.cpu()) for x, y in dl]
+            pooled = lambda x: model.forward_head(model.forward_features(x), pre_logits=True)
+            out = [(pooled(x.flip(-1) if flip else x).float().cpu(), y.cpu()) for x, y in dl]
         return tuple(torch.cat([o.as_subclass(torch.Tensor) for o in os]) for os in zip(*out))
 
     def fit_head(self,
@@ -99,7 +101,8 @@ class TransferLearner(Learner):
     def _linear(self, fit, mean, std, n):
         "Weight and bias of a dense layer that does what `fit` does to standardised features"
         w, b = torch.zeros(n, len(mean)), torch.full((n,), -10.)             # classes without a training photo: never
-        coef, icept = (fit.coef_, fit.intercept_) if len(fit.classes_) > 2 else (np.r_[-fit.coef_, fit.coef_]/2, np.r_[-fit.intercept_, fit.intercept_]/2)
+        coef, icept = fit.coef_, fit.intercept_
+        if len(fit.classes_) == 2: coef, icept = np.r_[-coef, coef]/2, np.r_[-icept, icept]/2           # sklearn has one row for two classes
         w[fit.classes_] = torch.from_numpy(coef).float() / std
         b[fit.classes_] = torch.from_numpy(icept).float() - w[fit.classes_] @ mean
         return w, b
@@ -107,13 +110,15 @@ class TransferLearner(Learner):
     @torch.no_grad()
     def _note_head(self, train, valid, seconds):
         head = self.model.get_classifier()
-        (t, _), (v, pred) = ((self.loss_func(out, y).item(), out.argmax(1)) for x, y in (train, valid) for out in [head(x.to(head.weight.device)).cpu()])
-        self.recorder.add_row(seconds, train_loss=t, valid_loss=v, accuracy=(pred == valid[1]).float().mean().item())
+        logits = [head(x.to(head.weight.device)).cpu() for x, _ in (train, valid)]
+        losses = [self.loss_func(out, y).item() for out, (_, y) in zip(logits, (train, valid))]
+        accuracy = (logits[1].argmax(1) == valid[1]).float().mean().item()
+        self.recorder.add_row(seconds, train_loss=losses[0], valid_loss=losses[1], accuracy=accuracy)
 
     @delegates(Learner.fit_one_cycle)
     def fine_tune(self,
         epochs: int,  # of training everything; 0: the head alone
-        base_lr: float = 1e-3,  # the head's learning rate is half of it
+        base_lr: float = 1e-4,  # the head's learning rate is half of it; higher ones were seen to spoil what the backbone knows
         freeze_epochs: int = 1,  # 0: leave the head as it is; else it is trained on stored features to convergence
         lr_mult: float = 10,  # the backbone's learning rate is that much smaller
         pct_start: float = 0.3, div: float = 5.0, **kwargs,
