@@ -12,8 +12,10 @@ IMAGES = 'nbs/images'
 def rendered():
     "(text, {file name: bytes})"
     nb = nbformat.read(root/'nbs/index.ipynb', as_version=4)
+    nb.metadata['language_info'] = dict(name='python')
     nb.cells = [c for c in nb.cells if not re.match(r'#\|\s*hide\b', c.source)]
     for c in nb.cells:
+        if re.match(r'#\|\s*echo:\s*false', c.source): c.source = ''
         c.source = re.sub(r'^#\|.*\n', '', c.source, flags=re.M)
         for o in c.get('outputs', []):
             if 'text/html' in o.get('data', {}) and 'text/markdown' in o['data']: del o['data']['text/html']
