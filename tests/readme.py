@@ -20,6 +20,7 @@ def rendered():
         for o in c.get('outputs', []):
             if 'text/html' in o.get('data', {}) and 'text/markdown' in o['data']: del o['data']['text/html']
     text, resources = MarkdownExporter().from_notebook_node(nb, dict(output_files_dir=IMAGES, unique_key='readme'))
+    text = text.replace('```python\n\n```\n', '')
     text = re.sub(r'!\[png\]\(([^)]+)\)', r'![plot of the cell above](\1)', text)
     return text.strip() + '\n', {Path(k).name: v for k, v in resources['outputs'].items()}
 
