@@ -177,7 +177,7 @@ class SaveBest(Callback):
     def after_fit(self):
         if self.saved is not None and self.dest.exists(): write_history(self.learn, self.dest, self.saved)
 
-# %% ../nbs/05_model.ipynb #a0bbea37
+# %% ../nbs/05_model.ipynb #90ddec14
 def _splits_of(folder, method, seed, progress):
     "The dataset's manifest, made if there is none; only kept in memory where the folder can't be written to"
     if (Path(folder)/MANIFEST).exists(): return read_splits(folder)
@@ -234,6 +234,7 @@ def train_model(
     learn = cnn_learner(dls, arch) if by_hand else transfer_learner(dls, arch, weights, pretrained)
     about = dict(arch=arch, epochs=epochs, size=size, bs=bs, lr=lr, seed=seed, data=fingerprint(splits, folder)['blake2b'])
     checkpoint = Checkpoint(out.with_name(f'{out.name}.checkpoint'), resume, about)
+    if resume and not checkpoint.state: warnings.warn(f'{checkpoint.path}: no such checkpoint, nothing to resume; training starts anew')
     if not checkpoint.state: _make_way(out)
     else: checkpoint.restore(learn)
     cbs = [SaveBest(out, notes=dict(seed=seed, epochs=epochs)), checkpoint, *([EarlyStoppingCallback(patience=patience)] if patience else []), *L(cbs)]
