@@ -72,7 +72,7 @@ def bootstrap_ci(
     wilson = binomtest(int((truth == pred).sum()), len(truth)).proportion_ci(method='wilson')
     return dict(accuracy=(min(acc[0], wilson.low), max(acc[1], wilson.high)), macro_f1=tuple(f1))
 
-# %% ../nbs/07_evaluation.ipynb #dd261b31
+# %% ../nbs/07_evaluation.ipynb #aeba408e
 @dataclass(repr=False)
 class Evaluation:
     "A model's figures on a dataset"
@@ -113,6 +113,7 @@ class Evaluation:
         ax.set(xlabel='predicted', ylabel='true')
         return ax
 
+# %% ../nbs/07_evaluation.ipynb #edee7f5b
 def evaluate(
     model,  # a model folder, or a `GearClassifier`
     folder,  # a dataset

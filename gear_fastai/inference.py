@@ -47,7 +47,7 @@ def _thumb(photo, size=96):
     im.save(buf := io.BytesIO(), 'jpeg')
     return f'<img alt="photo" src="data:image/jpeg;base64,{base64.b64encode(buf.getvalue()).decode()}">'
 
-# %% ../nbs/06_inference.ipynb #bf2e74c4
+# %% ../nbs/06_inference.ipynb #1e636d92
 def _is_many(photos):
     "A list of photos (or a generator of them), rather than one"
     return isinstance(photos, (list, tuple, set, frozenset)) or hasattr(photos, '__next__')
@@ -59,6 +59,7 @@ def box_model() -> Path:
         if (folder/'gear.json').is_file(): return folder
     raise ModelError('gear_fastai: this copy of the package has no model in the box; name a model folder')
 
+# %% ../nbs/06_inference.ipynb #6d694a29
 class GearClassifier:
     "A saved model, loaded once; call it from as many threads as you like"
     def __init__(self,

@@ -22,8 +22,8 @@ from .photo import normalize, to_array
 from .training import Checkpoint, best_epoch, fast_bf16, photo_learner, plot_history
 from .transfer import transfer_learner
 
-# %% ../nbs/05_model.ipynb #a2bd17ae
-def _softmax(x): return np.exp(x - x.max(1, keepdims=True)) / np.exp(x - x.max(1, keepdims=True)).sum(1, keepdims=True)
+# %% ../nbs/05_model.ipynb #62267273
+def _softmax(x): return torch.softmax(torch.from_numpy(x), 1).numpy()
 
 def export_onnx(
     model: nn.Module,  # on the CPU, in evaluation mode
@@ -177,7 +177,7 @@ class SaveBest(Callback):
     def after_fit(self):
         if self.saved is not None and self.dest.exists(): write_history(self.learn, self.dest, self.saved)
 
-# %% ../nbs/05_model.ipynb #90ddec14
+# %% ../nbs/05_model.ipynb #948fa06b
 def _splits_of(folder, method, seed, progress):
     "The dataset's manifest, made if there is none; only kept in memory where the folder can't be written to"
     if (Path(folder)/MANIFEST).exists(): return read_splits(folder)
@@ -188,7 +188,7 @@ def _splits_of(folder, method, seed, progress):
 
 def _make_way(out):
     "Rename what bears the new model's name: `mine` → `mine.1`"
-    with contextlib.suppress(ModelError): recover(out)
+    recover(out)
     if not out.exists(): return
     if not (out/'gear.json').is_file(): raise ModelError(f'{out}: exists and is no saved model; name another folder')
     n = next(n for n in range(1, 10_000) if not out.with_name(f'{out.name}.{n}').exists())
@@ -205,6 +205,7 @@ def _reporting(learn, progress):
                                                         for k, v in zip(learn.recorder.metric_names, row)), flush=True)
         yield
 
+# %% ../nbs/05_model.ipynb #9eff73bf
 HAND_BUILT = ('gear_cnn', 'challenge_cnn')
 
 def train_model(

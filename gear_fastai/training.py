@@ -167,7 +167,7 @@ def _set_random_state(learn, s):
     learn.dls.train.rng.setstate(s['loader'])
     np.random.set_state((s['numpy'][0], np.array(s['numpy'][1], np.uint32), *s['numpy'][2:]))
 
-# %% ../nbs/02_training.ipynb #2d414274
+# %% ../nbs/02_training.ipynb #235f71d1
 class Checkpoint(Callback):
     "Write all that is needed to go on after each epoch; with `resume`, go on from what was written"
     order = 95  # after the recorder and what saves the model
@@ -209,7 +209,8 @@ class Checkpoint(Callback):
     def after_epoch(self):
         if self.epoch < self.start: return
         opt, smooth = self.opt.state_dict(), self.recorder.smooth_loss
-        state = dict(model=self.model.state_dict(), opt=dict(opt, hypers=[{k: float(v) for k, v in h.items()} for h in opt['hypers']]), history=self.recorder.history, before=self.before, about=self.about,
+        opt['hypers'] = [{k: float(v) for k, v in h.items()} for h in opt['hypers']]
+        state = dict(model=self.model.state_dict(), opt=opt, history=self.recorder.history, before=self.before, about=self.about,
                      random=_random_state(self.learn), smooth=(float(smooth.val), int(smooth.count)))
         tmp = self.path.with_name(self.path.name + '.tmp')
         self.path.parent.mkdir(parents=True, exist_ok=True)

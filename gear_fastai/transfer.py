@@ -15,7 +15,7 @@ from huggingface_hub import constants, try_to_load_from_cache
 from sklearn.linear_model import LogisticRegression
 from .training import CPUAutocast, photo_learner
 
-# %% ../nbs/04_transfer.ipynb #487376fa
+# %% ../nbs/04_transfer.ipynb #ff46b61d
 class WeightsError(ValueError):
     "Pretrained weights that can't be had, or don't fit; the message says why and names the ways out"
 
@@ -52,6 +52,7 @@ def create_backbone(
         raise WeightsError(f'{weights or arch}: weights could not be loaded into {arch} ({str(e).strip().splitlines()[0][:150]})') from e
     return model
 
+# %% ../nbs/04_transfer.ipynb #40b4154b
 def _check_fit(model, state):
     "Some of timm's models take a file of another architecture without a word; ask for the parameters' names"
     names = [n for n, _ in model.named_parameters()]
