@@ -19,7 +19,9 @@ setup(
     author_email=cfg['author_email'],
     license=cfg['license'],
     keywords=cfg['keywords'],
-    packages=[cfg['lib_name']],
+    packages=[cfg['lib_name'], f"{cfg['lib_name']}.models.gear"],
+    package_dir={f"{cfg['lib_name']}.models.gear": 'models/gear'},   # the model in the box
+    package_data={f"{cfg['lib_name']}.models.gear": ['*']},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
     extras_require={'dev': cfg['dev_requirements'].split()},

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 import click
 
-# %% ../nbs/09_cli.ipynb #d5254402
+# %% ../nbs/09_cli.ipynb #5c7d5415
 @contextmanager
 def one_line_errors():
     "Turn an error of data, weights, models or disk into one line and exit status 1"
@@ -29,6 +29,7 @@ def _last_line(e):
 @click.version_option(package_name='gear_fastai')
 def main():
     "Rapid prototyping of image classifiers: sample or real photos, hand-built CNN or transfer learning, evaluation, predictions."
+    if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='surrogateescape')     # file names that are no UTF-8
     warnings.simplefilter('ignore')
     warnings.filterwarnings('always', category=UserWarning, module='gear_fastai')
     warnings.showwarning = lambda message, *a, **k: click.echo(f'warning: {message}', err=True)
@@ -126,23 +127,39 @@ def evaluate(model, folder, split, as_json):
         ev = evaluate(model, folder, split, progress=sys.stderr.isatty())
         click.echo(json.dumps(ev.to_dict()) if as_json else str(ev))
 
-# %% ../nbs/09_cli.ipynb #a8d7d2f4
+# %% ../nbs/09_cli.ipynb #73eb3451
 @main.command()
 @click.argument('photos', nargs=-1, required=True, metavar='PHOTO|DIR...')
-@click.option('--model', default=None, help='Model folder.  [default: the model in the box]')
+@click.option('--model', default=None, help='Model folder.  [default: $GEAR_FASTAI_MODEL, or the model in the box]')
 @click.option('--json', 'as_json', is_flag=True, help='Print one JSON object a line: path, label, confidence, probabilities, error.')
-def predict(photos, model, as_json):
+@click.option('--csv', 'as_csv', is_flag=True, help='Print a table: path, label, confidence, the probability of each class, error.')
+@click.option('--threads', type=click.IntRange(0), default=0, help='Processor threads to use; 0: one per core.')
+@click.option('--device', type=click.Choice(['cpu', 'cuda']), default='cpu', help='cuda needs onnxruntime-gpu.')
+def predict(photos, model, as_json, as_csv, threads, device):
     "Classify photos, and all photos in folders. A bad file inside a folder is reported and passed over."
-    from gear_fastai.inference import classifier
+    if as_json and as_csv: raise click.UsageError('--json or --csv, not both')
+    from gear_fastai.inference import GearClassifier, write_csv
     from gear_fastai.photo import list_photos
+    n, bad, named = 0, 0, False
+    def counted(answers):
+        nonlocal n, bad, named
+        for p in answers:
+            n, bad, named = n + 1, bad + bool(p.error), named or bool(p.error) and p.path in photos
+            yield p
     with one_line_errors():
-        clf, n, bad = classifier(model), 0, []
-        for p in clf.stream(f for name in photos for f in (list_photos(name) if os.path.isdir(name) else [name])):
-            click.echo(json.dumps(p.to_dict()) if as_json else str(p))
-            n, bad = n + 1, bad + [p.path] if p.error else bad
+        clf = GearClassifier(model, threads, device)
+        answers = counted(_bar(clf.stream(f for name in photos for f in (list_photos(name) if os.path.isdir(name) else [name]))))
+        if as_csv: write_csv(answers, sys.stdout, clf.labels)
+        else:
+            for p in answers: click.echo(json.dumps(p.to_dict()) if as_json else str(p))
     if n == 0: raise click.ClickException(f'{photos[0]}: no photos in it')
-    if bad: click.echo(f'{len(bad)} of {n} could not be read', err=True)
-    if len(bad) == n or set(bad) & set(photos): sys.exit(1)
+    if bad: click.echo(f'{bad} of {n} could not be read', err=True)
+    if bad == n or named: sys.exit(1)
+
+def _bar(answers):
+    "A bar for those who sent the answers elsewhere and wait at the terminal"
+    from tqdm import tqdm
+    return tqdm(answers, unit=' photos', disable=sys.stdout.isatty() or not sys.stderr.isatty())
 
 # %% ../nbs/09_cli.ipynb #430b2aec
 @main.command()

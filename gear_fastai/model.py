@@ -6,7 +6,7 @@
 __all__ = ['HAND_BUILT', 'export_onnx', 'fingerprint', 'save_model', 'write_history', 'load_model', 'load_learner_from',
            'SaveBest', 'train_model']
 
-# %% ../nbs/05_model.ipynb #9bab25c5
+# %% ../nbs/05_model.ipynb #4c48fda2
 import contextlib, hashlib, json, os, sys, warnings
 from copy import deepcopy
 from importlib.metadata import version
@@ -17,7 +17,7 @@ from timm.models._hub import save_for_hf
 import gear_fastai.cnn  # registers the hand-built networks with timm
 from .cnn import cnn_learner
 from .data import DataError, MANIFEST, dataloaders, read_splits, split_dataset, write_splits
-from .folder import FORMAT, ModelError, read_gear, recover, whole_folder
+from .folder import FORMAT, ModelError, digests, read_checked, read_gear, recover, whole_folder
 from .photo import normalize, to_array
 from .training import Checkpoint, best_epoch, fast_bf16, photo_learner, plot_history
 from .transfer import transfer_learner
@@ -42,7 +42,7 @@ def export_onnx(
         raise ModelError(f'{path}: ONNX Runtime and torch differ by {worst:.2g} in probability; not saved')
     return worst
 
-# %% ../nbs/05_model.ipynb #30972667
+# %% ../nbs/05_model.ipynb #df0f2ec3
 def fingerprint(
     splits: pd.DataFrame,  # path, label, split
     folder,  # that the paths are relative to
@@ -79,7 +79,7 @@ def save_model(
         save_for_hf(model, tmp, model_config=dict(label_names=list(dls.vocab)), safe_serialization=True,
                     data_config=dict(input_size=(3, dls.size, dls.size), mean=cfg['mean'], std=cfg['std'], interpolation='bicubic', crop_pct=1.))
         worst = export_onnx(model, tmp/'model.onnx', check)
-        about = _describe(learn, rows[saved] if rows else {}, worst, notes)
+        about = dict(_describe(learn, rows[saved] if rows else {}, worst, notes), files=digests(tmp))
         (tmp/'gear.json').write_text(json.dumps(about, indent=1))
         write_splits(tmp, dls.splits)
         (tmp/'README.md').write_text(_card(Path(dest).name, about), encoding='utf-8')
@@ -130,12 +130,12 @@ GearClassifier('{name}').predict('photo.jpg')
 ```
 '''
 
-# %% ../nbs/05_model.ipynb #6fbad208
+# %% ../nbs/05_model.ipynb #41463bb6
 def load_model(
     folder,  # a model folder
 ) -> nn.Module:  # in evaluation mode
     "The saved network, opened by timm; weights are read as safetensors, nothing is unpickled"
-    read_gear(folder)
+    read_checked(folder, 'model.safetensors', read_gear(folder))
     try: return timm.create_model(f'local-dir:{Path(folder).resolve()}', pretrained=True).eval()
     except Exception as e: raise ModelError(f'{folder}: can\'t be loaded ({str(e).strip().splitlines()[0][:150]})') from e
 
