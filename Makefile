@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: demo test export readme
+.PHONY: demo test export readme box
 
 demo: .venv/installed  ## sample set, hand-built CNN, transfer learner, loss plots, predictions
 	$(BIN)/gear-fastai demo
@@ -19,6 +19,10 @@ export: .venv/installed-dev  ## notebooks to modules, and clean
 
 readme: .venv/installed-dev  ## README.md from nbs/index.ipynb
 	$(BIN)/python tests/readme.py
+
+box: .venv/installed-dev  ## the model in the box, anew: make box GEAR_DATA=photos GEAR_WILD=other-photos GEAR_WEIGHTS=mobilenetv2_100.safetensors
+	GEAR_DATA=$(abspath $(GEAR_DATA)) GEAR_WILD=$(abspath $(GEAR_WILD)) GEAR_WEIGHTS=$(abspath $(GEAR_WEIGHTS)) \
+	  $(BIN)/nbdev-test nbs/tutorials/box.ipynb --flags real --save --cell-timeout 36000
 
 .venv/installed: settings.ini setup.py pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -1,8 +1,10 @@
 "Everything, for notebooks: `from gear_fastai.all import *`, as `fastai.vision.all` does."
 from fastai.vision.all import *
 
+from .augment import *
 from .cnn import *
 from .data import *
+from .distill import *
 from .evaluation import *
 from .folder import *
 from .inference import *

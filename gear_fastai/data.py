@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MANIFEST', 'GEAR_URL', 'DataError', 'list_dataset', 'scan', 'product', 'near_copies', 'groups', 'Audit', 'audit',
-           'split_dataset', 'manifest_path', 'write_splits', 'read_splits', 'PhotoTransform', 'PhotoBlock', 'Augment',
-           'photo_datablock', 'dataloaders', 'unpack', 'fetch']
+           'split_dataset', 'fold_splits', 'manifest_path', 'write_splits', 'read_splits', 'PhotoTransform',
+           'PhotoBlock', 'photo_datablock', 'dataloaders', 'unpack', 'fetch']
 
-# %% ../nbs/01_data.ipynb #35d53c38
+# %% ../nbs/01_data.ipynb #dbbf7e53
 import dataclasses, hashlib, os, re, shutil, tempfile, warnings, zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,8 +16,10 @@ from itertools import combinations
 import imagehash, numpy as np, pandas as pd, pooch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import StratifiedGroupKFold
 from fastai.vision.all import *
 from tqdm.auto import tqdm
+from .augment import Augment
 from .photo import SUFFIXES, PhotoError, list_photos, normalize, open_photo, square, to_array
 
 # %% ../nbs/01_data.ipynb #e2156af0
@@ -211,6 +213,21 @@ def _warn_gaps(df, folder, test):
             warnings.warn(f'{folder}: too few photos of {", ".join(gap)} for any in the {name} split')
     if (df.split == 'valid').sum() == 0: raise DataError(f'{folder}: too few photos to set any aside for validation; add some')
 
+# %% ../nbs/01_data.ipynb #cadd24fc
+def fold_splits(
+    splits: pd.DataFrame,  # path, label, group, of `split_dataset`
+    folds: int = 5,
+    seed: int = 42,
+) -> list:  # of such tables, one per fold: `test` the fold, `valid` a twelfth of the rest (more, if a class has fewer than 12), `train` what is left
+    "Splits for cross-validation: each photo is tested in one fold, and no group is torn apart"
+    def parts(df, n): return [df.index[held] for _, held in StratifiedGroupKFold(n, shuffle=True, random_state=seed).split(df, df.label, df.group)]
+    tables = [splits.assign(split='train') for _ in range(folds)]
+    for df, test in zip(tables, parts(splits, folds)):
+        df.loc[test, 'split'] = 'test'
+        rest = df[df.split == 'train']
+        df.loc[parts(rest, min(12, rest.label.value_counts().min()))[0], 'split'] = 'valid'
+    return tables
+
 # %% ../nbs/01_data.ipynb #f9af31b7
 MANIFEST = 'splits.csv'
 
@@ -266,64 +283,12 @@ def PhotoBlock(
     "A fastai block for photos that come through `photo`: upright, on white, squared, never stretched or cropped"
     return TransformBlock(type_tfms=PhotoTransform(size), batch_tfms=IntToFloatTensor)
 
-# %% ../nbs/01_data.ipynb #86a5df39
-_YIQ = torch.tensor([[.299, .587, .114], [.596, -.274, -.322], [.211, -.523, .312]])  # brightness and two axes of colour
-
-class Augment(RandTransform):
-    "Random geometry, colour and a covered patch for a training batch, (N, 3, H, W) in [0, 1], on white"
-    order, split_idx = 20, 0
-    def __init__(self,
-        turn=10.,  # degrees, either way
-        scale=(.8, 1.15),  # smallest and largest
-        shift=.06,  # fraction of the side, either way
-        shear=0.,  # slant, either way
-        stretch=.05,  # change of aspect, either way
-        hue=.05,  # turn of hue, fraction of a half turn, either way
-        saturation=.3,  # relative change, either way
-        strength=.2,  # relative change of all that isn't white, either way
-        grey=0.,  # probability of no colour at all
-        cover=0.,  # probability of a patch of one colour or white, 3 to 20 % of the area
-        p=1.,  # probability for the batch
-    ):
-        super().__init__(p=p)
-        store_attr('turn,scale,shift,shear,stretch,hue,saturation,strength,grey,cover')
-
-    def _warp(self, x):
-        n, u = len(x), self.uniform
-        a, s, r = u(n, self.turn) * math.pi/180, torch.exp(-torch.empty(n).uniform_(*map(math.log, self.scale))), torch.exp(u(n, self.stretch))
-        flip = torch.randint(0, 2, (n,))*2. - 1
-        rows = [a.cos()*s*r*flip, (u(n, self.shear) - a.sin())*s, 2*u(n, self.shift), a.sin()*s*r*flip, a.cos()*s/r, 2*u(n, self.shift)]
-        grid = F.affine_grid(torch.stack(rows, 1).view(n, 2, 3).to(x.device), list(x.shape), align_corners=False)
-        return F.grid_sample(x, grid, mode='bilinear', padding_mode='zeros', align_corners=False)
-
-    def _recolour(self, x):
-        n, u = len(x), self.uniform
-        turn, sat = u(n, self.hue)*math.pi, (1 + u(n, self.saturation)) * (torch.rand(n) >= self.grey)
-        c, s, o, z = turn.cos()*sat, turn.sin()*sat, torch.ones(n), torch.zeros(n)
-        m = torch.linalg.inv(_YIQ) @ torch.stack([o, z, z, z, c, -s, z, s, c], 1).view(n, 3, 3) @ _YIQ
-        return torch.einsum('nij,njhw->nihw', (m * (1 + u(n, self.strength))[:, None, None]).to(x.device), x)
-
-    def _cover(self, x):
-        n, _, h, w = x.shape
-        area, r = torch.empty(n).uniform_(.03, .2), torch.exp(self.uniform(n, 1.))
-        near = lambda side, half: ((torch.arange(side) - torch.rand(n, 1)*side).abs() < half[:, None]*side)
-        patch = near(h, (area*r).sqrt()/2)[:, :, None] & near(w, (area/r).sqrt()/2)[:, None] & (torch.rand(n) < self.cover)[:, None, None]
-        colour = torch.rand(n, 3, 1, 1) * (torch.rand(n, 1, 1, 1) < .5)
-        return torch.where(patch[:, None].to(x.device), colour.to(x.device), x)
-
-    @staticmethod
-    def uniform(n, most): return torch.empty(n).uniform_(-most, most)
-
-    def encodes(self, x: TensorImage):
-        negative = 1 - x.as_subclass(torch.Tensor)
-        return TensorImage(1 - self._cover(self._recolour(self._warp(negative)).clamp(0, 1)))
-
-# %% ../nbs/01_data.ipynb #b7385ee6
+# %% ../nbs/01_data.ipynb #fe809597
 def photo_datablock(
     splits: pd.DataFrame,  # path, label, split
     folder,  # that the paths are relative to
     size: int = 128,  # side of the squared photo, pixels
-    augment: bool = True,  # `Augment` the training photos; or a list of batch transforms of your own
+    augment: bool = True,  # `Augment` the training photos; or a list of batch transforms, such as `[Augment(ground=.3)]`
 ) -> DataBlock:
     "A fastai `DataBlock` over a split dataset: its source is the list of photo paths in train and valid"
     label = {str(Path(folder)/p): l for p, l in zip(splits.path, splits.label)}
@@ -336,7 +301,7 @@ def dataloaders(
     size: int = 128,  # side of the squared photo, pixels
     bs: int = 32,  # photos a batch
     splits: pd.DataFrame = None,  # default: the dataset's manifest
-    augment: bool = True,  # `Augment` the training photos; or a list of batch transforms of your own
+    augment: bool = True,  # `Augment` the training photos; or a list of batch transforms, such as `[Augment(ground=.3)]`
     **kwargs,  # to `DataBlock.dataloaders`
 ) -> DataLoaders:  # `train` and `valid`; `dls.splits`, `dls.size` and `dls.folder` tell what they were made of
     "Loaders of the train and valid photos of a dataset, decoded once and kept in memory"
