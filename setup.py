@@ -21,10 +21,10 @@ setup(
     keywords=cfg['keywords'],
     packages=[cfg['lib_name'], f"{cfg['lib_name']}.models.gear"],
     package_dir={f"{cfg['lib_name']}.models.gear": 'models/gear'},   # the model in the box
-    package_data={f"{cfg['lib_name']}.models.gear": ['*']},
+    package_data={cfg['lib_name']: ['*.js', '*.css'], f"{cfg['lib_name']}.models.gear": ['*']},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
-    extras_require={'dev': cfg['dev_requirements'].split()},
+    extras_require={'app': cfg['app_requirements'].split(), 'dev': f"{cfg['app_requirements']} {cfg['dev_requirements']}".split()},
     entry_points={
         'console_scripts': cfg['console_scripts'].split(),
         'nbdev': [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"],

@@ -5,7 +5,7 @@ from importlib.metadata import version as _version
 __version__ = _version('gear_fastai')
 
 _lazy = {'predict': 'inference', 'predict_folder': 'inference', 'GearClassifier': 'inference', 'Prediction': 'inference',
-         'PhotoError': 'photo'}
+         'PhotoError': 'photo', 'GearUploader': 'widget'}
 __all__ = [*_lazy, '__version__']
 
 

@@ -13,3 +13,4 @@ from .photo import *
 from .sample import *
 from .training import *
 from .transfer import *
+from .widget import *

@@ -6,8 +6,8 @@
 __all__ = ['Prediction', 'default_model', 'GearClassifier', 'classifier', 'predict', 'predict_folder', 'write_csv',
            'show_predictions']
 
-# %% ../nbs/06_inference.ipynb #8fd4f6df
-import base64, csv, html, io, os
+# %% ../nbs/06_inference.ipynb #9814e8a5
+import base64, csv, html, os
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-import numpy as np, onnxruntime
+import gear_fastai, numpy as np, onnxruntime
 from PIL import Image
 from .folder import ModelError, read_checked, read_gear
-from .photo import PhotoError, list_photos, normalize, open_photo, to_array
+from .photo import PhotoError, list_photos, normalize, open_photo, thumbnail, to_array
 
-# %% ../nbs/06_inference.ipynb #dd31cb3d
+# %% ../nbs/06_inference.ipynb #e7318dec
 @dataclass(frozen=True)
 class Prediction:
     "What a model says of one photo"
@@ -45,11 +45,9 @@ def _thumb(photo, size=96):
     "`photo` as an HTML image, if it still can be opened"
     try: im = open_photo(photo, size)
     except PhotoError: return ''
-    im.thumbnail((size, size))
-    im.save(buf := io.BytesIO(), 'jpeg')
-    return f'<img alt="photo" src="data:image/jpeg;base64,{base64.b64encode(buf.getvalue()).decode()}">'
+    return f'<img alt="photo" src="data:image/jpeg;base64,{base64.b64encode(thumbnail(im, size)).decode()}">'
 
-# %% ../nbs/06_inference.ipynb #5d4a4189
+# %% ../nbs/06_inference.ipynb #20753022
 def _is_many(photos):
     "A collection or generator of photos, rather than one"
     one = (str, bytes, bytearray, memoryview, os.PathLike, np.ndarray, Image.Image)
@@ -58,7 +56,7 @@ def _is_many(photos):
 def default_model() -> Path:
     "The model folder for those who name none: `GEAR_FASTAI_MODEL` in the environment, or the model that comes with the package"
     if (named := os.environ.get('GEAR_FASTAI_MODEL')): return Path(named)
-    here = Path(__file__).parent
+    here = Path(gear_fastai.__file__).parent
     for folder in (here/'models/gear', here.parent/'models/gear'):      # installed; in a clone
         if (folder/'gear.json').is_file(): return folder
     raise ModelError('gear_fastai: this copy of the package has no model in the box; name a model folder')

@@ -1,0 +1,173 @@
+// The uploader's page side: choose or drop photos, send them to Python one after the other, show what it says.
+const PART = 1 << 20            // bytes a message: servers refuse large ones without a word
+const PATIENCE = 20_000         // milliseconds without an answer until we say so
+
+const tag = (name, props = {}, ...children) => {
+  const el = Object.assign(document.createElement(name), props)
+  el.append(...children)
+  return el
+}
+const percent = p => `${(100 * p).toFixed(p > 0.995 || p < 0.1 ? 1 : 0)} %`
+
+function render({ model, el }) {
+  const rows = new Map()        // id → {file, li, …}, in the order they came
+  const queue = []              // what waits to be sent: {row, label?}
+  let busy = null, done = 0, asked = 0, gone = false
+
+  const input = tag('input', { type: 'file', multiple: true, accept: 'image/*,.tif,.tiff,.avif', className: 'gear-file', tabIndex: -1 })
+  input.setAttribute('aria-hidden', 'true')
+  const drop = tag('button', { type: 'button', className: 'gear-drop' }, tag('b', { textContent: 'Choose photos' }), ' or drop them here')
+  const picker = tag('select', { className: 'gear-picker' })
+  const pickerLabel = tag('label', {}, 'Model ', picker)
+  const save = tag('input', { type: 'text', className: 'gear-folder', spellcheck: false })
+  const saveLabel = tag('label', {}, 'Corrected photos go to ', save)
+  const status = tag('span', { className: 'gear-status' })
+  status.setAttribute('role', 'status')
+  const bar = tag('progress', { className: 'gear-progress', max: 1, value: 0 })
+  bar.setAttribute('aria-label', 'photos answered')
+  const csv = tag('button', { type: 'button', textContent: 'Download CSV', disabled: true })
+  const clear = tag('button', { type: 'button', textContent: 'Clear', disabled: true })
+  const notice = tag('p', { className: 'gear-notice' })
+  notice.setAttribute('role', 'alert')
+  const list = tag('ul', { className: 'gear-list' })
+  const root = tag('div', { className: 'gear-uploader' }, tag('div', { className: 'gear-options' }, pickerLabel, saveLabel), drop, input, notice,
+    tag('div', { className: 'gear-bar' }, status, bar, csv, clear), list)
+  el.append(root)
+
+  // ---- what Python keeps for us
+  const options = () => model.get('labels').map(l => tag('option', { value: l, textContent: l }))
+  const showState = () => {
+    picker.replaceChildren(...model.get('models').map(m => tag('option', { value: m, textContent: m })))
+    picker.value = model.get('chosen')
+    pickerLabel.hidden = model.get('models').length < 2
+    save.value = model.get('save_to')
+    saveLabel.hidden = !model.get('may_choose_folder')
+    if (!gone) notice.textContent = model.get('notice')
+  }
+  for (const name of ['models', 'chosen', 'save_to', 'notice', 'may_choose_folder']) model.on(`change:${name}`, showState)
+  model.on('change:labels', () => rows.forEach(r => r.select?.replaceChildren(r.select.firstChild, ...options())))
+  picker.onchange = () => { model.set('chosen', picker.value); model.save_changes() }
+  save.onchange = () => { model.set('save_to', save.value); model.save_changes() }
+  showState()
+
+  // ---- rows
+  const refresh = () => {
+    bar.max = Math.max(asked, 1)
+    bar.value = done
+    const failed = [...rows.values()].filter(r => r.failed).length
+    status.textContent = !rows.size ? '' : done < asked ? `${done} of ${asked}` : `${rows.size - failed} labelled` + (failed ? `, ${failed} not read` : '')
+    clear.disabled = !rows.size
+    csv.disabled = !rows.size || done < asked
+    root.classList.toggle('gear-busy', done < asked)
+  }
+  const addRow = (id, name, file) => {
+    const img = tag('img', { alt: '', className: 'gear-thumb' }), answer = tag('div', { className: 'gear-answer', textContent: 'waiting' })
+    const fix = tag('div', { className: 'gear-fix' })
+    const li = tag('li', {}, img, tag('div', { className: 'gear-name', textContent: name, title: name }), answer, fix)
+    const row = { id, name, file, li, img, answer, fix }
+    rows.set(id, row)
+    return row
+  }
+  const fail = (row, why) => {
+    row.failed = true
+    row.li.classList.add('gear-failed')
+    row.answer.textContent = why
+  }
+  const show = (row, msg, thumb) => {
+    if (msg.error) return fail(row, msg.error)
+    if (thumb) { row.img.src = URL.createObjectURL(new Blob([thumb], { type: 'image/jpeg' })); row.img.alt = `photo ${row.name}` }
+    const bars = msg.top.map(([label, p]) => {
+      const meter = tag('div', { className: 'gear-meter' }, tag('div', { style: `width:${100 * p}%` }))
+      return tag('div', { className: 'gear-class' }, tag('span', { textContent: label }), meter, tag('span', { textContent: percent(p) }))
+    })
+    const verdict = tag('div', {}, tag('strong', { textContent: msg.label ?? 'not sure', className: 'gear-label' }), ` ${percent(msg.confidence)}`)
+    row.answer.replaceChildren(verdict, ...bars)
+    if (!row.file) return
+    row.select = tag('select', { onchange: () => { if (row.select.value) { queue.push({ row, label: row.select.value }); next() } } },
+      tag('option', { value: '', textContent: 'wrong? correct it' }), ...options())
+    row.select.setAttribute('aria-label', `correct the label of ${row.name}`)
+    row.fixed = tag('div', { className: 'gear-saved' })
+    row.fixed.setAttribute('role', 'status')
+    row.fix.replaceChildren(row.select, row.fixed)
+  }
+
+  // ---- sending, one part of one file at a time; the next when Python has it
+  const send = (msg, buffers) => {
+    model.send(msg, undefined, buffers)
+    clearTimeout(busy?.timer)
+    if (busy) busy.timer = setTimeout(silence, PATIENCE)
+  }
+  const silence = () => {
+    gone = true
+    notice.textContent = 'Python does not answer. If it is busy, it will go on when it is done; if it was restarted, run this cell again (or reload the page).'
+  }
+  const sendPart = async () => {
+    const job = busy, { row, label } = job
+    let part
+    try { part = await row.file.slice(job.at, job.at + PART).arrayBuffer() } catch { finish(row, job, `${row.name}: the browser can't read it (was it moved or is it a folder?)`); return next() }
+    if (busy !== job) return
+    job.at += part.byteLength
+    send({ kind: 'part', id: row.id, name: row.name, label, first: job.at === part.byteLength, last: job.at >= row.file.size }, [part])
+  }
+  const finish = (row, job, error) => {
+    clearTimeout(job.timer)
+    if (!job.label) { done += 1; if (error) fail(row, error) } else if (error) row.fixed.textContent = error
+    busy = null
+    refresh()
+  }
+  const next = () => {
+    if (busy || !queue.length) return
+    busy = { ...queue.shift(), at: 0 }
+    if (busy.row.file.size > model.get('max_bytes')) {
+      finish(busy.row, busy, `${busy.row.name}: larger than ${Math.floor(model.get('max_bytes') / 1e6)} MB; shrink it first`)
+      return next()
+    }
+    sendPart()
+  }
+  model.on('msg:custom', (msg, buffers) => {
+    if (msg.kind === 'csv') return download(msg.text)
+    if (msg.kind === 'known') { msg.answers.forEach((a, k) => { if (!rows.has(a.id)) { const row = addRow(a.id, a.name); list.append(row.li); asked += 1; done += 1; show(row, a, buffers[k]) } }); return refresh() }
+    if (!busy || msg.id !== busy.row.id) return
+    if (gone) { gone = false; showState() }
+    const { row } = busy
+    if (msg.kind === 'got') return sendPart()
+    if (msg.kind === 'answer') show(row, msg, buffers[0])
+    if (msg.kind === 'saved') row.fixed.textContent = msg.error || `saved: ${msg.path}`
+    finish(row, busy)
+    next()
+  })
+
+  const take = files => {
+    const fresh = [...files].map((file, k) => addRow(crypto.randomUUID?.() ?? `${Date.now()}-${k}-${Math.random()}`, file.name, file))
+    list.append(...fresh.map(r => r.li))
+    asked += fresh.length
+    fresh.forEach(row => queue.push({ row }))
+    refresh()
+    next()
+  }
+  drop.onclick = () => input.click()
+  input.onchange = () => { take(input.files); input.value = '' }
+  root.ondragover = e => { e.preventDefault(); root.classList.add('gear-over') }
+  root.ondragleave = e => { if (!root.contains(e.relatedTarget)) root.classList.remove('gear-over') }
+  root.ondrop = e => { e.preventDefault(); e.stopPropagation(); root.classList.remove('gear-over'); take(e.dataTransfer.files) }
+
+  const download = text => {
+    const url = URL.createObjectURL(new Blob([text], { type: 'text/csv' }))
+    const a = tag('a', { href: url, download: 'predictions.csv' })
+    a.click()
+    setTimeout(() => URL.revokeObjectURL(url), 1000)
+  }
+  csv.onclick = () => model.send({ kind: 'csv' })
+  clear.onclick = () => {
+    model.send({ kind: 'clear' })
+    clearTimeout(busy?.timer)
+    rows.forEach(r => r.img.src && URL.revokeObjectURL(r.img.src))
+    rows.clear(); queue.length = 0; list.replaceChildren(); busy = null; done = asked = 0; gone = false
+    showState(); refresh(); drop.focus()
+  }
+  refresh()
+  model.send({ kind: 'hello' })
+  return () => { clearTimeout(busy?.timer); rows.forEach(r => r.img.src && URL.revokeObjectURL(r.img.src)) }
+}
+
+export default { render }

@@ -1,0 +1,249 @@
+"The uploader in a browser: as Voilà's page, and in JupyterLab."
+import csv, json, os, shutil, socket, subprocess, sys, time, urllib.request, warnings
+from pathlib import Path
+
+import pytest
+
+root = Path(__file__).parent.parent
+CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+if not CHROMIUM:
+    why = 'NO CHROMIUM FOUND: the uploader is not tested in a browser'
+    if os.environ.get('GEAR_NEED_BROWSER'): pytest.fail(why, pytrace=False)
+    warnings.warn(why)
+    pytest.skip(why, allow_module_level=True)
+
+from playwright.sync_api import sync_playwright
+
+from gear_fastai import GearClassifier
+from gear_fastai.app import serve
+from gear_fastai.photo import list_photos
+from gear_fastai.sample import draw_sample
+
+FLAGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
+SHOTS = os.environ.get('GEAR_SCREENSHOTS')     # folder to keep screenshots in, for the docs
+
+
+@pytest.fixture(scope='module')
+def browser():
+    with sync_playwright() as p:
+        b = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield b
+        b.close()
+
+
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory):
+    "Drawn photos, a few in each class; and the files that are none"
+    home = tmp_path_factory.mktemp('photos')
+    files = list(list_photos(draw_sample(home/'drawn', n=1, seed=9)))
+    for name, raw in {'notes.jpg': b'just text', 'empty.jpg': b'', 'cut.jpg': files[0].read_bytes()[:1500], 'huge.jpg': bytes(11_000_000)}.items(): (home/name).write_bytes(raw)
+    return files
+
+
+@pytest.fixture(scope='module')
+def voila(tmp_path_factory):
+    home = tmp_path_factory.mktemp('voila')
+    with serve(models=home, save_to=home/'corrected', port=_free_port(), max_mb=10) as (url, server): yield dict(url=url, saved=home/'corrected')
+
+
+@pytest.fixture(scope='module')
+def lab(tmp_path_factory):
+    "JupyterLab with the widget's notebook, less the cell that exports"
+    home, port = tmp_path_factory.mktemp('lab'), _free_port()
+    nb = json.loads((root/'nbs/08_widget.ipynb').read_text(encoding='utf-8'))
+    nb['cells'] = [dict(c, outputs=[]) if c['cell_type'] == 'code' else c for c in nb['cells'] if 'nbdev_export()' not in ''.join(c['source'])]
+    (home/'widget.ipynb').write_text(json.dumps(nb))
+    with open(home/'log', 'w') as log:
+        server = subprocess.Popen([sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--IdentityProvider.token=', f'--port={port}', '--LabApp.expose_app_in_browser=True',
+                                   '--LabApp.news_url=', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate'], cwd=home, stdout=log, stderr=log)
+    try:
+        url = f'http://127.0.0.1:{port}/'
+        for _ in range(300):
+            try: urllib.request.urlopen(url + 'api', timeout=2); break
+            except OSError: time.sleep(.2)
+        yield dict(url=url, saved=home/'data/corrected')
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def _free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+
+def open_voila(browser, voila, **kw):
+    page = browser.new_context(viewport=dict(width=1280, height=900), **kw).new_page()
+    page.goto(voila['url'])
+    page.locator('.gear-drop').wait_for(timeout=60_000)
+    return page
+
+
+@pytest.fixture(scope='module')
+def lab_page(browser, lab):
+    "The notebook, run, in JupyterLab"
+    page = browser.new_context(viewport=dict(width=1280, height=900)).new_page()
+    page.goto(lab['url'] + 'lab/tree/widget.ipynb')
+    page.locator('.jp-Notebook').wait_for(timeout=60_000)
+    page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.context?.sessionContext?.session?.kernel?.status === 'idle'", timeout=90_000)
+    page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.wait_for_function("() => document.querySelector('.jp-OutputArea-output') || document.querySelector('.gear-drop')", timeout=60_000)
+    page.evaluate("() => document.querySelectorAll('.jp-WindowedPanel-outer').forEach(e => e.scrollTo(0, 0))")
+    for _ in range(60):
+        if page.locator('.gear-drop').count(): break
+        page.mouse.move(640, 500); page.mouse.wheel(0, 400); page.wait_for_timeout(500)
+    page.locator('.gear-drop').scroll_into_view_if_needed()
+    return page
+
+
+@pytest.fixture(params=['voila', 'lab'])
+def place(request, browser):
+    "A page with an empty uploader, where corrections go, and its name"
+    where = request.getfixturevalue(request.param)
+    if request.param == 'voila': page = open_voila(browser, where)
+    else:
+        page = request.getfixturevalue('lab_page')
+        if page.locator('.gear-bar button', has_text='Clear').is_enabled(): page.locator('.gear-bar button', has_text='Clear').click()
+    yield page, where['saved'], request.param
+    if request.param == 'voila': page.context.close()
+
+
+def choose(page, files):
+    page.locator('.gear-file').set_input_files([str(f) for f in files])
+
+
+def finished(page, n, timeout=60_000):
+    page.wait_for_function("n => document.querySelectorAll('.gear-list li').length === n && !document.querySelector('.gear-busy')", arg=n, timeout=timeout)
+
+
+def labels(page): return page.locator('.gear-label').all_text_contents()
+
+
+def test_photos_are_labelled(place, photos):
+    page, _, _ = place
+    clf = GearClassifier()
+    choose(page, photos[:1]); finished(page, 1)
+    assert labels(page) == [clf.predict(photos[0]).label]
+    choose(page, photos[1:]); finished(page, len(photos))
+    assert labels(page) == [p.label for p in clf.predict(photos)]
+    assert page.evaluate("() => [...document.querySelectorAll('.gear-thumb')].every(i => i.complete && i.naturalWidth > 30 && i.alt)")
+    assert page.locator('.gear-list li').first.locator('.gear-class').count() == 3
+
+
+def test_bad_files_have_their_own_message(place, photos):
+    page, _, name = place
+    bad = [photos[0].parent.parent.parent/n for n in ('notes.jpg', 'empty.jpg', 'cut.jpg') + (('huge.jpg',) if name == 'voila' else ())]
+    choose(page, [*bad, photos[0]]); finished(page, len(bad) + 1)
+    said = page.locator('.gear-failed .gear-answer').all_text_contents()
+    for text, why in zip(said, ('not a picture', 'empty', 'unreadable', 'larger than 10 MB')): assert why in text
+    assert len(said) == len(bad) and len(labels(page)) == 1
+    assert page.locator('.gear-status').inner_text() == f'1 labelled, {len(bad)} not read'
+
+
+def test_correct_a_label(place, photos):
+    page, saved, _ = place
+    choose(page, photos[:1]); finished(page, 1)
+    for label, kept in (('tents', 'tents'), ('rope', 'rope')):
+        page.locator('.gear-fix select').select_option(label)
+        page.get_by_text(f'saved: corrected/{kept}/{photos[0].name}').wait_for()
+        assert [f.relative_to(saved).as_posix() for f in list_photos(saved)] == [f'{kept}/{photos[0].name}']
+    assert (saved/'rope'/photos[0].name).read_bytes() == photos[0].read_bytes()
+    shutil.rmtree(saved)
+
+
+def test_download_csv(place, photos, tmp_path):
+    page, _, _ = place
+    choose(page, [*photos[:2], photos[0].parent.parent.parent/'notes.jpg']); finished(page, 3)
+    with page.expect_download() as got: page.locator('.gear-bar button', has_text='Download CSV').click()
+    got.value.save_as(tmp_path/'p.csv')
+    rows = list(csv.DictReader(open(tmp_path/'p.csv', newline='')))
+    assert [r['label'] for r in rows] == [*labels(page), ''] and 'not a picture' in rows[2]['error'] and got.value.suggested_filename == 'predictions.csv'
+
+
+def test_drop_and_keyboard(place, photos):
+    page, _, _ = place
+    data = page.evaluate_handle("bytes => { const t = new DataTransfer(); t.items.add(new File([new Uint8Array(bytes)], 'dropped.jpg')); return t }", list(photos[3].read_bytes()))
+    page.locator('.gear-drop').dispatch_event('drop', dict(dataTransfer=data)); finished(page, 1)
+    assert page.locator('.gear-name').inner_text() == 'dropped.jpg'
+    page.locator('.gear-drop').focus()
+    with page.expect_file_chooser() as chooser: page.keyboard.press('Enter')
+    chooser.value.set_files(str(photos[0])); finished(page, 2)
+    page.locator('.gear-drop').focus()
+    seen = []
+    for _ in range(6):
+        page.keyboard.press('Tab')
+        seen.append(page.evaluate("() => document.activeElement.textContent.slice(0, 12) || document.activeElement.tagName"))
+    assert 'Download CSV' in seen and 'Clear' in seen and sum('wrong?' in s for s in seen) == 2, seen
+
+
+@pytest.mark.parametrize('width', [1280, 390])
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+def test_widths_and_themes(browser, voila, photos, width, scheme):
+    page = open_voila(browser, dict(voila, url=f"{voila['url']}?theme={scheme}"), color_scheme=scheme)
+    page.set_viewport_size(dict(width=width, height=900))
+    before = None
+    choose(page, [*photos[:5], photos[0].parent.parent.parent/'notes.jpg'])
+    page.locator('.gear-list li').nth(5).wait_for()
+    before = page.evaluate("() => [...document.querySelectorAll('.gear-list li')].map(l => l.offsetHeight)")
+    finished(page, 6)
+    assert page.evaluate("() => [...document.querySelectorAll('.gear-list li')].map(l => l.offsetHeight)") == before     # nothing jumps
+    assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+    dark = page.evaluate("() => getComputedStyle(document.querySelector('.gear-uploader')).backgroundColor.match(/\\d+/g).slice(0, 3).every(v => v < 100)")
+    assert dark == (scheme == 'dark')
+    if SHOTS: page.screenshot(path=f'{SHOTS}/page_{width}_{scheme}.png')
+    page.context.close()
+
+
+def test_lab_in_two_widths(lab_page, photos):
+    page = lab_page
+    for width in (1280, 390):
+        page.set_viewport_size(dict(width=width, height=900))
+        if width == 390: page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area').catch(() => 0)")
+        page.locator('.gear-bar button', has_text='Clear').click(force=True)
+        choose(page, photos[:3]); finished(page, 3)
+        assert page.evaluate("() => { const u = document.querySelector('.gear-uploader'); return u.scrollWidth <= u.clientWidth + 1 }")
+        page.locator('.gear-drop').scroll_into_view_if_needed()
+        if SHOTS: page.screenshot(path=f'{SHOTS}/lab_{width}.png')
+    page.set_viewport_size(dict(width=1280, height=900))
+
+
+def test_windows_do_not_see_each_other(browser, voila, photos):
+    one, other = open_voila(browser, voila), open_voila(browser, voila)
+    choose(one, photos[:2]); choose(other, photos[5:6]); finished(one, 2); finished(other, 1)
+    assert one.locator('.gear-name').all_text_contents() == [f.name for f in photos[:2]] and other.locator('.gear-name').all_text_contents() == [photos[5].name]
+    for page in (one, other): page.context.close()
+
+
+def test_many_photos(browser, voila, photos):
+    page = open_voila(browser, voila)
+    page.evaluate("() => { window.gap = 0; let last = performance.now(); const tick = t => { window.gap = Math.max(window.gap, t - last); last = t; requestAnimationFrame(tick) }; requestAnimationFrame(tick) }")
+    began = time.perf_counter()
+    choose(page, [photos[k % len(photos)] for k in range(200)]); finished(page, 200, 120_000)
+    print(f"200 photos: {time.perf_counter() - began:.1f} s, longest pause of the page {page.evaluate('() => window.gap'):.0f} ms")
+    assert len(labels(page)) == 200
+    page.context.close()
+
+
+def test_no_code_is_run_for_a_page(browser, voila, tmp_path):
+    "Voilà passes on no request to run code, whoever makes it"
+    page = open_voila(browser, voila)
+    page.evaluate("""async path => {
+        const id = JSON.parse(document.getElementById('jupyter-config-data').textContent).kernelId
+        const ws = new WebSocket(`ws://${location.host}/api/kernels/${id}/channels?session_id=x`)
+        await new Promise(r => ws.onopen = r)
+        ws.send(JSON.stringify({channel: 'shell', parent_header: {}, metadata: {}, buffers: [], header: {msg_id: 'x', msg_type: 'execute_request', username: '', session: 'x', version: '5.3', date: new Date().toISOString()},
+                                content: {code: `open(${JSON.stringify(path)}, 'w')`, silent: false, store_history: false, user_expressions: {}, allow_stdin: false, stop_on_error: true}}))
+        await new Promise(r => setTimeout(r, 3000)) }""", str(tmp_path/'run'))
+    assert not (tmp_path/'run').exists()
+    page.context.close()
+
+
+def test_python_restarted_under_the_uploader(lab, lab_page, photos):
+    page = lab_page
+    page.locator('.gear-bar button', has_text='Clear').click(force=True)
+    kernel = json.load(urllib.request.urlopen(lab['url'] + 'api/kernels'))[0]['id']
+    page.evaluate("() => window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel.restart()")
+    page.wait_for_timeout(3000)
+    choose(page, photos[:1])
+    page.get_by_text('run this cell again').wait_for(timeout=40_000)
