@@ -74,7 +74,7 @@ def _open_session(raw, name, threads, device):
     if session.get_providers()[0] != providers[0]: raise ModelError("device='cuda': ONNX Runtime finds no GPU that it can use; see nvidia-smi, or use device='cpu'")
     return session
 
-# %% ../nbs/06_inference.ipynb #244fc50d
+# %% ../nbs/06_inference.ipynb #4f869e2a
 class GearClassifier:
     "A saved model, loaded once; call it from as many threads as you like"
     def __init__(self,
@@ -143,10 +143,13 @@ class GearClassifier:
 
     def predict_folder(self,
         folder,  # searched with its sub-folders
-        bs: int = 8,  # photos a thread takes at a time
+        progress: bool = False,  # show how far it has come
     ):  # generator of `Prediction`
         "Classify every photo in a folder, one after the other; a bad file is a `Prediction` with `.error`"
-        return self.stream(list_photos(folder), bs)
+        answers = self.stream(list_photos(folder))
+        if not progress: return answers
+        from tqdm.auto import tqdm
+        return iter(tqdm(answers, unit=' photos'))
 
 def _path(src): return os.fspath(src) if isinstance(src, (str, os.PathLike)) else None
 def _cores(): return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
@@ -156,7 +159,7 @@ def _try_to_array(src, size):
     try: return to_array(src, size)
     except PhotoError as e: return e
 
-# %% ../nbs/06_inference.ipynb #279be1a7
+# %% ../nbs/06_inference.ipynb #d64e5548
 @lru_cache(maxsize=8)
 def _classifier(folder, changed): return GearClassifier(folder)
 
@@ -179,9 +182,10 @@ def predict(
 def predict_folder(
     folder,  # searched with its sub-folders
     model=None,  # a model folder, or a `GearClassifier`; default: `default_model()`
+    progress: bool = False,  # show how far it has come
 ):  # generator of `Prediction`
     "Classify every photo in a folder, one after the other; a bad file is a `Prediction` with `.error`"
-    return classifier(model).predict_folder(folder)
+    return classifier(model).predict_folder(folder, progress)
 
 # %% ../nbs/06_inference.ipynb #541684d8
 def write_csv(

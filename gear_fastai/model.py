@@ -6,8 +6,8 @@
 __all__ = ['HAND_BUILT', 'export_onnx', 'fingerprint', 'save_model', 'write_history', 'note_evaluation', 'load_model',
            'load_learner_from', 'SaveBest', 'train_model']
 
-# %% ../nbs/05_model.ipynb #bc43bd3b
-import contextlib, hashlib, json, math, os, sys, warnings
+# %% ../nbs/05_model.ipynb #da1d58de
+import contextlib, hashlib, json, math, os, shutil, sys, warnings
 from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +23,7 @@ from .photo import normalize, to_array
 from .training import Checkpoint, best_epoch, fast_bf16, photo_learner, plot_history
 from .transfer import transfer_learner
 
-# %% ../nbs/05_model.ipynb #ab07ce0c
+# %% ../nbs/05_model.ipynb #fffb7528
 def _softmax(x): return torch.softmax(torch.from_numpy(x), 1).numpy()
 
 def export_onnx(
@@ -37,7 +37,8 @@ def export_onnx(
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter('ignore')
         torch.onnx.export(model, (torch.from_numpy(check[:2]),), str(path), input_names=['image'], output_names=['logits'],
-                          dynamic_axes={'image': {0: 'n'}, 'logits': {0: 'n'}}, dynamo=False, verbose=False)
+                          dynamic_axes={'image': {0: 'n'}, 'logits': {0: 'n'}}, dynamo=False, verbose=False,
+                          **(dict(training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False) if half else {}))  # as they are, unmerged
         want = _softmax(model(torch.from_numpy(check)).numpy())
     if half: _halve(path)
     got = _softmax(onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider']).run(None, {'image': check})[0])
@@ -54,7 +55,7 @@ def _halve(path):
         w.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(w).astype(np.float16), w.name + '.half'))
     onnx.save(proto, path)
 
-# %% ../nbs/05_model.ipynb #511ae32e
+# %% ../nbs/05_model.ipynb #000331bd
 def fingerprint(
     splits: pd.DataFrame,  # path, label, split
     folder,  # that the paths are relative to
@@ -95,6 +96,7 @@ def save_model(
         worst = export_onnx(model.float(), tmp/'model.onnx', check, half=half)
         about = dict(_describe(learn, rows[saved] if rows else {}, worst, notes), files=digests(tmp))
         (tmp/'gear.json').write_text(json.dumps(about, indent=1))
+        shutil.copymode(tmp/'gear.json', tmp/'model.safetensors')       # safetensors lets nobody else read its files
         write_splits(tmp, dls.splits)
         (tmp/'README.md').write_text(_card(Path(dest).name, about), encoding='utf-8')
         if rows: write_history(learn, tmp, saved)

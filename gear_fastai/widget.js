@@ -93,9 +93,9 @@ function render({ model, el }) {
 
   // ---- sending, one part of one file at a time; the next when Python has it
   const send = (msg, buffers) => {
-    model.send(msg, undefined, buffers)
     clearTimeout(busy?.timer)
     if (busy) busy.timer = setTimeout(silence, PATIENCE)
+    try { model.send(msg, undefined, buffers) } catch { silence() }     // the line to Python is closed
   }
   const silence = () => {
     gone = true
@@ -157,16 +157,16 @@ function render({ model, el }) {
     a.click()
     setTimeout(() => URL.revokeObjectURL(url), 1000)
   }
-  csv.onclick = () => model.send({ kind: 'csv' })
+  csv.onclick = () => send({ kind: 'csv' })
   clear.onclick = () => {
-    model.send({ kind: 'clear' })
+    send({ kind: 'clear' })
     clearTimeout(busy?.timer)
     rows.forEach(r => r.img.src && URL.revokeObjectURL(r.img.src))
     rows.clear(); queue.length = 0; list.replaceChildren(); busy = null; done = asked = 0; gone = false
     showState(); refresh(); drop.focus()
   }
   refresh()
-  model.send({ kind: 'hello' })
+  send({ kind: 'hello' })
   return () => { clearTimeout(busy?.timer); rows.forEach(r => r.img.src && URL.revokeObjectURL(r.img.src)) }
 }
 

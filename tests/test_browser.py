@@ -36,14 +36,15 @@ def photos(tmp_path_factory):
     "Drawn photos, a few in each class; and the files that are none"
     home = tmp_path_factory.mktemp('photos')
     files = list(list_photos(draw_sample(home/'drawn', n=1, seed=9)))
-    for name, raw in {'notes.jpg': b'just text', 'empty.jpg': b'', 'cut.jpg': files[0].read_bytes()[:1500], 'huge.jpg': bytes(11_000_000)}.items(): (home/name).write_bytes(raw)
+    for name, raw in {'notes.jpg': b'just text', 'empty.jpg': b'', 'cut.jpg': files[0].read_bytes()[:1500]}.items(): (home/name).write_bytes(raw)
+    with open(home/'huge.jpg', 'wb') as f: f.truncate(51_000_000)
     return files
 
 
 @pytest.fixture(scope='module')
 def voila(tmp_path_factory):
     home = tmp_path_factory.mktemp('voila')
-    with serve(models=home, save_to=home/'corrected', port=_free_port(), max_mb=10) as (url, server): yield dict(url=url, saved=home/'corrected')
+    with serve(models=home, save_to=home/'corrected', port=_free_port(), max_mb=10) as (url, server): yield dict(url=url, saved=lambda: home/'corrected')
 
 
 @pytest.fixture(scope='module')
@@ -53,15 +54,16 @@ def lab(tmp_path_factory):
     nb = json.loads((root/'nbs/08_widget.ipynb').read_text(encoding='utf-8'))
     nb['cells'] = [dict(c, outputs=[]) if c['cell_type'] == 'code' else c for c in nb['cells'] if 'nbdev_export()' not in ''.join(c['source'])]
     (home/'widget.ipynb').write_text(json.dumps(nb))
+    (home/'tmp').mkdir()
     with open(home/'log', 'w') as log:
         server = subprocess.Popen([sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--IdentityProvider.token=', f'--port={port}', '--LabApp.expose_app_in_browser=True',
-                                   '--LabApp.news_url=', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate'], cwd=home, stdout=log, stderr=log)
+                                   '--LabApp.news_url=', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate'], cwd=home, stdout=log, stderr=log, env=dict(os.environ, TMPDIR=str(home/'tmp')))
     try:
         url = f'http://127.0.0.1:{port}/'
         for _ in range(300):
             try: urllib.request.urlopen(url + 'api', timeout=2); break
             except OSError: time.sleep(.2)
-        yield dict(url=url, saved=home/'data/corrected')
+        yield dict(url=url, saved=lambda: next((home/'tmp').glob('*/data/corrected')))          # the notebook works in a temporary folder
     finally:
         server.terminate()
         server.wait(20)
@@ -87,6 +89,7 @@ def lab_page(browser, lab):
     page.goto(lab['url'] + 'lab/tree/widget.ipynb')
     page.locator('.jp-Notebook').wait_for(timeout=60_000)
     page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.context?.sessionContext?.session?.kernel?.status === 'idle'", timeout=90_000)
+    if page.locator('.jp-FileBrowser').is_visible(): page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
     page.wait_for_function("() => document.querySelector('.jp-OutputArea-output') || document.querySelector('.gear-drop')", timeout=60_000)
     page.evaluate("() => document.querySelectorAll('.jp-WindowedPanel-outer').forEach(e => e.scrollTo(0, 0))")
@@ -104,9 +107,16 @@ def place(request, browser):
     if request.param == 'voila': page = open_voila(browser, where)
     else:
         page = request.getfixturevalue('lab_page')
-        if page.locator('.gear-bar button', has_text='Clear').is_enabled(): page.locator('.gear-bar button', has_text='Clear').click()
+        empty(page)
     yield page, where['saved'], request.param
     if request.param == 'voila': page.context.close()
+
+
+def empty(page):
+    "Clear the uploader's list"
+    button = page.locator('.gear-bar button', has_text='Clear')
+    if button.is_enabled(): button.click()
+    page.wait_for_function("() => !document.querySelector('.gear-list li')")
 
 
 def choose(page, files):
@@ -132,11 +142,11 @@ def test_photos_are_labelled(place, photos):
 
 
 def test_bad_files_have_their_own_message(place, photos):
-    page, _, name = place
-    bad = [photos[0].parent.parent.parent/n for n in ('notes.jpg', 'empty.jpg', 'cut.jpg') + (('huge.jpg',) if name == 'voila' else ())]
+    page, _, _ = place
+    bad = [photos[0].parent.parent.parent/n for n in ('notes.jpg', 'empty.jpg', 'cut.jpg', 'huge.jpg')]
     choose(page, [*bad, photos[0]]); finished(page, len(bad) + 1)
     said = page.locator('.gear-failed .gear-answer').all_text_contents()
-    for text, why in zip(said, ('not a picture', 'empty', 'unreadable', 'larger than 10 MB')): assert why in text
+    for text, why in zip(said, ('not a picture', 'empty', 'unreadable', 'larger than')): assert why in text
     assert len(said) == len(bad) and len(labels(page)) == 1
     assert page.locator('.gear-status').inner_text() == f'1 labelled, {len(bad)} not read'
 
@@ -147,9 +157,9 @@ def test_correct_a_label(place, photos):
     for label, kept in (('tents', 'tents'), ('rope', 'rope')):
         page.locator('.gear-fix select').select_option(label)
         page.get_by_text(f'saved: corrected/{kept}/{photos[0].name}').wait_for()
-        assert [f.relative_to(saved).as_posix() for f in list_photos(saved)] == [f'{kept}/{photos[0].name}']
-    assert (saved/'rope'/photos[0].name).read_bytes() == photos[0].read_bytes()
-    shutil.rmtree(saved)
+        assert [f.relative_to(saved()).as_posix() for f in list_photos(saved())] == [f'{kept}/{photos[0].name}']
+    assert (saved()/'rope'/photos[0].name).read_bytes() == photos[0].read_bytes()
+    shutil.rmtree(saved())
 
 
 def test_download_csv(place, photos, tmp_path):
@@ -199,8 +209,7 @@ def test_lab_in_two_widths(lab_page, photos):
     page = lab_page
     for width in (1280, 390):
         page.set_viewport_size(dict(width=width, height=900))
-        if width == 390: page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area').catch(() => 0)")
-        page.locator('.gear-bar button', has_text='Clear').click(force=True)
+        empty(page)
         choose(page, photos[:3]); finished(page, 3)
         assert page.evaluate("() => { const u = document.querySelector('.gear-uploader'); return u.scrollWidth <= u.clientWidth + 1 }")
         page.locator('.gear-drop').scroll_into_view_if_needed()
@@ -239,10 +248,9 @@ def test_no_code_is_run_for_a_page(browser, voila, tmp_path):
     page.context.close()
 
 
-def test_python_restarted_under_the_uploader(lab, lab_page, photos):
+def test_python_restarted_under_the_uploader(lab_page, photos):
     page = lab_page
-    page.locator('.gear-bar button', has_text='Clear').click(force=True)
-    kernel = json.load(urllib.request.urlopen(lab['url'] + 'api/kernels'))[0]['id']
+    empty(page)
     page.evaluate("() => window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel.restart()")
     page.wait_for_timeout(3000)
     choose(page, photos[:1])
