@@ -12,7 +12,7 @@ import nbformat
 from .folder import ModelError
 from .inference import GearClassifier
 
-# %% ../nbs/08a_app.ipynb #fefbab11
+# %% ../nbs/08a_app.ipynb #f32554ae
 class AppError(ValueError):
     "The page can't be served; the message says why and what to do"
 
@@ -34,6 +34,7 @@ def _check_port(host, port):
         try: s.bind((host, port))
         except OSError as e: raise AppError(f"{host}:{port}: can't be served there ({e.strerror}); choose another with --port") from None
 
+# %% ../nbs/08a_app.ipynb #ac666e4f
 @contextlib.contextmanager
 def serve(
     model=None,  # a model folder; default: `inference.default_model()`

@@ -55,7 +55,7 @@ def _halve(path):
         w.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(w).astype(np.float16), w.name + '.half'))
     onnx.save(proto, path)
 
-# %% ../nbs/05_model.ipynb #000331bd
+# %% ../nbs/05_model.ipynb #dcd818b0
 def fingerprint(
     splits: pd.DataFrame,  # path, label, split
     folder,  # that the paths are relative to
@@ -77,6 +77,7 @@ def _describe(learn, row, onnx_difference, notes):
         evaluations=[], onnx_max_probability_difference=onnx_difference, data=fingerprint(learn.dls.splits, learn.dls.folder),
         versions={p: version(p) for p in ('gear_fastai', 'torch', 'timm', 'fastai', 'onnxruntime', 'pillow')}, notes=notes or {})
 
+# %% ../nbs/05_model.ipynb #b5d60c38
 def save_model(
     learn: Learner,  # on a timm model, with `dls` of `data.dataloaders`
     dest,  # folder; a model there is replaced
