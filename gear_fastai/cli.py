@@ -81,7 +81,7 @@ def split(folder, method, valid, test, seed, force):
         splits = split_dataset(folder, method, valid, test, seed, progress=sys.stderr.isatty())
         click.echo(f"{write_splits(folder, splits, force)}: " + ', '.join(f'{v} {k}' for k, v in splits.split.value_counts().items()))
 
-# %% ../nbs/09_cli.ipynb #e6129c82
+# %% ../nbs/09_cli.ipynb #cdd90833
 @main.command()
 @click.argument('folder', metavar='DIR')
 @click.option('--arch', default='gear_cnn', help='gear_cnn or challenge_cnn (by hand, from scratch), or any timm name (transfer learning).')
@@ -93,6 +93,8 @@ def split(folder, method, valid, test, seed, force):
 @click.option('--lr', type=float, default=None, help='Largest learning rate.')
 @click.option('--seed', default=42)
 @click.option('--split', type=click.Choice(['grouped', 'random']), default='grouped', help='How to split if DIR has no splits.csv yet.')
+@click.option('--teacher', default=None, help="timm name of a backbone that teaches a network built by hand; --weights are then the teacher's.")
+@click.option('--half', is_flag=True, help='Keep the weights in half precision: half the size on disk.')
 @click.option('--patience', type=click.IntRange(1), default=None, help='Stop after so many epochs without a better validation loss.')
 @click.option('--out', default=None, metavar='MODEL', help='Model folder to write.  [default: models/ARCH]')
 @click.option('--resume', is_flag=True, help='Go on where an interrupted run with the same options stopped.')
