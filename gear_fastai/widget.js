@@ -32,6 +32,7 @@ function render({ model, el }) {
   const list = tag('ul', { className: 'gear-list' })
   const root = tag('div', { className: 'gear-uploader' }, tag('div', { className: 'gear-options' }, pickerLabel, saveLabel), drop, input, notice,
     tag('div', { className: 'gear-bar' }, status, bar, csv, clear), list)
+  root.setAttribute('data-lm-suppress-shortcuts', 'true')       // JupyterLab: our keys are not its shortcuts
   el.append(root)
 
   // ---- what Python keeps for us

@@ -127,6 +127,15 @@ def finished(page, n, timeout=60_000):
     page.wait_for_function("n => document.querySelectorAll('.gear-list li').length === n && !document.querySelector('.gear-busy')", arg=n, timeout=timeout)
 
 
+def focus(page, selector):
+    "Focus an element and wait until it keeps the focus: JupyterLab takes it back while it settles"
+    for _ in range(20):
+        page.locator(selector).focus()
+        page.wait_for_timeout(500)
+        if page.evaluate("s => document.activeElement === document.querySelector(s)", selector): return
+    raise AssertionError(f"{selector} does not keep the focus; it is on {page.evaluate('() => document.activeElement.outerHTML.slice(0, 200)')}")
+
+
 def labels(page): return page.locator('.gear-label').all_text_contents()
 
 
@@ -176,10 +185,10 @@ def test_drop_and_keyboard(place, photos):
     data = page.evaluate_handle("bytes => { const t = new DataTransfer(); t.items.add(new File([new Uint8Array(bytes)], 'dropped.jpg')); return t }", list(photos[3].read_bytes()))
     page.locator('.gear-drop').dispatch_event('drop', dict(dataTransfer=data)); finished(page, 1)
     assert page.locator('.gear-name').inner_text() == 'dropped.jpg'
-    page.locator('.gear-drop').focus()
+    focus(page, '.gear-drop')
     with page.expect_file_chooser() as chooser: page.keyboard.press('Enter')
     chooser.value.set_files(str(photos[0])); finished(page, 2)
-    page.locator('.gear-drop').focus()
+    focus(page, '.gear-drop')
     seen = []
     for _ in range(6):
         page.keyboard.press('Tab')
