@@ -35,7 +35,7 @@ def random_grounds(n, size):
         out += weight*rand(n, 1, 1, 1)*F.interpolate(noise, size=(size, size), mode='bilinear', align_corners=False)
     return (.5*rand(n, 3, 1, 1) + .5*rand(n, 1, 1, 1) + 1.5*rand(n, 1, 1, 1)*out).clamp(0, 1)
 
-# %% ../nbs/00a_augment.ipynb #c8a3f217
+# %% ../nbs/00a_augment.ipynb #62cf330a
 _YIQ = torch.tensor([[.299, .587, .114], [.596, -.274, -.322], [.211, -.523, .312]])  # brightness and two axes of colour
 
 class Augment(RandTransform):
@@ -43,8 +43,8 @@ class Augment(RandTransform):
     order, split_idx = 20, 0
     def __init__(self,
         turn=10.,  # degrees, either way
-        scale=(.8, 1.15),  # smallest and largest
-        shift=.06,  # fraction of the side, either way
+        scale=(.8, 1.5),  # smallest and largest
+        shift=.12,  # fraction of the side, either way
         shear=0.,  # slant, either way
         stretch=.05,  # change of aspect, either way
         hue=.05,  # turn of hue, fraction of a half turn, either way

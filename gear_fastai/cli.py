@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['one_line_errors', 'main', 'data', 'sample', 'fetch', 'audit', 'split', 'train', 'evaluate', 'predict', 'app', 'demo']
 
-# %% ../nbs/09_cli.ipynb #951394a1
+# %% ../nbs/09_cli.ipynb #35ea796f
 import json, os, sys, warnings
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 import click
+from .folder import HAND_BUILT, usual_size
 
 # %% ../nbs/09_cli.ipynb #5c7d5415
 @contextmanager
@@ -81,7 +83,7 @@ def split(folder, method, valid, test, seed, force):
         splits = split_dataset(folder, method, valid, test, seed, progress=sys.stderr.isatty())
         click.echo(f"{write_splits(folder, splits, force)}: " + ', '.join(f'{v} {k}' for k, v in splits.split.value_counts().items()))
 
-# %% ../nbs/09_cli.ipynb #cdd90833
+# %% ../nbs/09_cli.ipynb #370f8e4e
 @main.command()
 @click.argument('folder', metavar='DIR')
 @click.option('--arch', default='gear_cnn', help='gear_cnn or challenge_cnn (by hand, from scratch), or any timm name (transfer learning).')
@@ -100,7 +102,9 @@ def split(folder, method, valid, test, seed, force):
 @click.option('--resume', is_flag=True, help='Go on where an interrupted run with the same options stopped.')
 def train(folder, **options):
     "Train a classifier on the class folders in DIR and save the best epoch's model."
-    with one_line_errors(): from gear_fastai.model import train_model
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(_decode_ahead, folder, options['size'] or usual_size(options['arch']))
+        with one_line_errors(): from gear_fastai.model import train_model
     with one_line_errors():
         _known_arch(options['arch'], options['epochs'])
         out = Path(options.pop('out') or f"models/{options['arch']}")
@@ -109,10 +113,15 @@ def train(folder, **options):
         click.echo(f"saved {out}: epoch {best['epoch']}, validation accuracy {best['accuracy']:.1%}, loss {best['valid_loss']:.3f}\n"
                    f'its loss plot is {out}/losses.png; test it with: gear-fastai evaluate {out} {folder}')
 
+def _decode_ahead(folder, size):
+    "Decode the photos while torch and fastai are loading; what can't be done is told later, when it is needed"
+    from gear_fastai.cache import PhotoCache
+    from gear_fastai.photo import list_photos
+    with suppress(ValueError, OSError): PhotoCache(list_photos(folder), size)
+
 def _known_arch(arch, epochs):
     "Wrong usage, if there is no such architecture"
     import timm
-    from gear_fastai.model import HAND_BUILT
     if not timm.is_model(arch.split('.')[0]): raise click.BadParameter(f"timm has no '{arch}'", param_hint='--arch')
     if arch in HAND_BUILT and epochs == 0: raise click.BadParameter(f'{arch} has no pretrained weights to freeze; give at least 1', param_hint='--epochs')
 

@@ -4,22 +4,24 @@
 
 # %% auto #0
 __all__ = ['MANIFEST', 'GEAR_URL', 'DataError', 'list_dataset', 'scan', 'product', 'near_copies', 'groups', 'Audit', 'audit',
-           'split_dataset', 'fold_splits', 'manifest_path', 'write_splits', 'read_splits', 'PhotoTransform',
+           'split_dataset', 'fold_splits', 'manifest_path', 'write_splits', 'read_splits', 'PhotoTransform', 'PhotoDL',
            'PhotoBlock', 'photo_datablock', 'dataloaders', 'unpack', 'fetch']
 
-# %% ../nbs/01_data.ipynb #dbbf7e53
-import dataclasses, hashlib, os, re, shutil, tempfile, warnings, zipfile
+# %% ../nbs/01_data.ipynb #75829b6a
+import dataclasses, hashlib, io, os, re, shutil, tempfile, warnings, zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from itertools import combinations
 import imagehash, numpy as np, pandas as pd, pooch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
 from fastai.vision.all import *
+from PIL import ExifTags
 from tqdm.auto import tqdm
 from .augment import Augment
+from .cache import PhotoCache
 from .photo import SUFFIXES, PhotoError, list_photos, normalize, open_photo, square, to_array
 
 # %% ../nbs/01_data.ipynb #e2156af0
@@ -43,14 +45,19 @@ def list_dataset(
         warnings.warn(f'{folder}: no photos in {", ".join(empty)}; left out')
     return df
 
-# %% ../nbs/01_data.ipynb #5d77772d
+# %% ../nbs/01_data.ipynb #62bdc10d
+def _upright_size(raw):
+    "Width and height of the picture in `raw`, as it is looked at"
+    with Image.open(io.BytesIO(raw)) as im:
+        turned = im.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        return im.size[::-1] if turned else im.size
+
 def _look(folder, path):
     "One photo's facts: width, height, digest of its file, perceptual hash, error"
     try:
         raw = (Path(folder)/path).read_bytes()
-        im = open_photo(raw) if raw else open_photo(Path(folder)/path)
-        phash = int(str(imagehash.phash(square(im, 256))), 16)
-        return path, *im.size, hashlib.blake2b(raw, digest_size=16).hexdigest(), phash, None
+        phash = int(str(imagehash.phash(square(open_photo(raw or Path(folder)/path, 128), 128))), 16)
+        return path, *_upright_size(raw), hashlib.blake2b(raw, digest_size=16).hexdigest(), phash, None
     except (PhotoError, OSError) as e: return path, 0, 0, '', 0, str(e).split(': ', 1)[-1]
 
 def scan(
@@ -266,34 +273,61 @@ def read_splits(
     if len(odd := set(df.split) - {'train', 'valid', 'test'}): raise DataError(f"{path}: split '{sorted(odd)[0]}'; only train, valid and test are known")
     return df
 
-# %% ../nbs/01_data.ipynb #befe4cd7
-@lru_cache(maxsize=20_000)
-def _pixels(path, mtime, size): return to_array(path, size)
-
+# %% ../nbs/01_data.ipynb #db1a3723
 class PhotoTransform(Transform):
     "Anything `open_photo` takes → a squared `PILImage` of `size` pixels"
-    def __init__(self, size): self.size = size
+    def __init__(self, size, cache=None): self.size, self.cache = size, cache
+    def __getstate__(self): return dict(self.__dict__, cache=None)                # pixels don't belong into an exported Learner
+
     def encodes(self, src):
-        file = isinstance(src, (str, os.PathLike)) and os.path.isfile(src)
-        return PILImage.create(_pixels(os.fspath(src), os.stat(src).st_mtime_ns, self.size) if file else to_array(src, self.size))
+        row = self.cache.row.get(os.fspath(src)) if self.cache and isinstance(src, (str, os.PathLike)) else None
+        return PILImage.create(to_array(src, self.size) if row is None else self.cache.batch([row])[0])
+
+class PhotoDL(TfmdDL):
+    "A fastai loader that takes whole batches out of the cache of its `PhotoTransform`"
+    def _cached(self):
+        "The cache, and each item's row in it; None where items are not photos of the cache, or more is done to them than squaring"
+        tls = getattr(self.dataset, 'tls', None)
+        if not tls or self.prebatched or self.before_batch.fs or [type(t) for t in self.after_item.fs] != [ToTensor]: return
+        fs = tls[0].tfms.fs
+        if len(fs) != 1 or not isinstance(fs[0], PhotoTransform) or fs[0].cache is None: return
+        rows = [fs[0].cache.row.get(os.fspath(p)) if isinstance(p, (str, os.PathLike)) else None for p in tls[0].items]
+        return None if None in rows else (fs[0].cache, np.array(rows))
+
+    def _targets(self):
+        "All that the dataset gives beside photos, stacked"
+        if not hasattr(self, '_stacked'): self._stacked = [type(t[0])(torch.stack(list(t))) for t in self.dataset.tls[1:]]
+        return self._stacked
+
+    def before_iter(self):
+        super().before_iter()
+        if (kept := self._cached()): kept[0].refresh()
+
+    def create_batches(self, samps):
+        if not (kept := self._cached()): return (yield from super().create_batches(samps))
+        cache, rows = kept
+        for ids in self.chunkify(samps):
+            yield TensorImage(torch.from_numpy(cache.batch(rows[ids])).permute(0, 3, 1, 2)), *(t[ids] for t in self._targets())
 
 def PhotoBlock(
     size: int = 128,  # side of the squared photo, pixels
+    cache=None,  # `PhotoCache` of photos in this size, which are then not decoded again
 ) -> TransformBlock:
     "A fastai block for photos that come through `photo`: upright, on white, squared, never stretched or cropped"
-    return TransformBlock(type_tfms=PhotoTransform(size), batch_tfms=IntToFloatTensor)
+    return TransformBlock(type_tfms=PhotoTransform(size, cache), batch_tfms=IntToFloatTensor, dl_type=PhotoDL)
 
-# %% ../nbs/01_data.ipynb #fe809597
+# %% ../nbs/01_data.ipynb #3055a44b
 def photo_datablock(
     splits: pd.DataFrame,  # path, label, split
     folder,  # that the paths are relative to
     size: int = 128,  # side of the squared photo, pixels
     augment: bool = True,  # `Augment` the training photos; or a list of batch transforms, such as `[Augment(ground=.3)]`
+    cache=None,  # `PhotoCache` of the photos
 ) -> DataBlock:
     "A fastai `DataBlock` over a split dataset: its source is the list of photo paths in train and valid"
     label = {str(Path(folder)/p): l for p, l in zip(splits.path, splits.label)}
     valid = {str(Path(folder)/p) for p in splits.path[splits.split == 'valid']}
-    return DataBlock(blocks=(PhotoBlock(size), CategoryBlock(vocab=sorted(set(splits.label)))), get_y=lambda p: label[str(p)],
+    return DataBlock(blocks=(PhotoBlock(size, cache), CategoryBlock(vocab=sorted(set(splits.label)))), get_y=lambda p: label[str(p)],
                      splitter=FuncSplitter(lambda p: str(p) in valid), batch_tfms=[Augment()] if augment is True else augment or [])
 
 def dataloaders(
@@ -304,7 +338,7 @@ def dataloaders(
     augment: bool = True,  # `Augment` the training photos; or a list of batch transforms, such as `[Augment(ground=.3)]`
     **kwargs,  # to `DataBlock.dataloaders`
 ) -> DataLoaders:  # `train` and `valid`; `dls.splits`, `dls.size` and `dls.folder` tell what they were made of
-    "Loaders of the train and valid photos of a dataset, decoded once and kept in memory"
+    "Loaders of the train and valid photos of a dataset, decoded once and kept, see `cache`"
     splits = read_splits(folder) if splits is None else splits
     use = splits[splits.split != 'test']
     for name in ('train', 'valid'):
@@ -312,7 +346,8 @@ def dataloaders(
     if (gone := [p for p in use.path if not (Path(folder)/p).is_file()]):
         raise DataError(f'{folder}: {len(gone)} photos of the manifest are missing, {gone[0]} first; split anew: gear-fastai data split {folder} --force')
     kwargs = dict(num_workers=0, bs=min(bs, (use.split == 'train').sum())) | kwargs
-    dls = photo_datablock(splits, folder, size, augment).dataloaders([Path(folder)/p for p in use.path], **kwargs)
+    cache = PhotoCache(list_photos(folder), size)           # of all: whatever the split, it is the same one
+    dls = photo_datablock(splits, folder, size, augment, cache).dataloaders([Path(folder)/p for p in use.path], **kwargs)
     dls.valid_ds.tls[0].types[0] = object               # let `test_dl` take whatever `open_photo` takes
     dls.splits, dls.size, dls.folder = splits, size, Path(folder)
     return dls

@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['Lessons', 'take_lessons', 'TaughtLoss', 'taught_dataloaders']
 
-# %% ../nbs/04b_distill.ipynb #79ad29b4
+# %% ../nbs/04b_distill.ipynb #bcc6f73a
 from fastai.vision.all import *
 from .augment import Augment
 from .data import dataloaders
-from .training import fast_bf16
-from .transfer import transfer_learner
+from .transfer import frozen, transfer_learner
 
 # %% ../nbs/04b_distill.ipynb #a0caeb08
 class Lessons(DataLoader):
@@ -32,7 +31,7 @@ class Lessons(DataLoader):
         x[mirrored] = x[mirrored].flip(-1)
         return TensorImage(x), self.opinions[v, i], TensorCategory(self.labels[i])
 
-# %% ../nbs/04b_distill.ipynb #01cf6748
+# %% ../nbs/04b_distill.ipynb #e2a58574
 @torch.no_grad()
 def take_lessons(
     teacher: Learner,  # trained, with `dls` of `data.dataloaders`
@@ -43,12 +42,13 @@ def take_lessons(
 ) -> DataLoaders:  # to train a pupil on; `valid` and all else as `data.dataloaders` has it
     "Vary the training photos, and let the teacher judge each variation"
     was, dev = teacher.dls, teacher.dls.device
-    varied = dataloaders(was.folder, was.size, 64, was.splits, augment or [Augment(scale=(.7, 1.15), cover=.1, ground=.3)]).train.new(shuffle=False, drop_last=False)
-    model, cfg = teacher.model.eval().to(dev), teacher.model.pretrained_cfg
+    varied = dataloaders(was.folder, was.size, 64, was.splits, augment or [Augment(scale=(.7, 1.5), cover=.1, ground=.3)]).train.new(shuffle=False, drop_last=False)
+    cfg = teacher.model.pretrained_cfg
+    judge = frozen(teacher.model.to(dev), was.one_batch()[0][:2])
     normalize = Normalize.from_stats(cfg['mean'], cfg['std'], cuda=dev.type == 'cuda')
     pictures, opinions = [], []
     for _ in range(variations):
-        seen = [(_shrink(x, size), _judge(model, normalize(x.to(dev))), y) for x, y in varied]
+        seen = [(_shrink(x, size), judge(normalize(x.to(dev))), y) for x, y in varied]
         p, o, labels = (torch.cat([t.as_subclass(Tensor).cpu() for t in ts]) for ts in zip(*seen))
         pictures.append(p)
         opinions.append(o)
@@ -58,11 +58,6 @@ def take_lessons(
     return dls
 
 def _shrink(x, size): return (F.interpolate(x.as_subclass(Tensor), size=(size, size), mode='bilinear', antialias=True)*255).round().clamp(0, 255).byte()
-
-def _judge(model, x):
-    "The teacher's logits"
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == 'cuda' or fast_bf16()):
-        return model(x.as_subclass(Tensor).contiguous(memory_format=torch.channels_last)).float()
 
 # %% ../nbs/04b_distill.ipynb #9ae47d82
 class TaughtLoss(CrossEntropyLossFlat):

@@ -167,7 +167,13 @@ def _set_random_state(learn, s):
     learn.dls.train.rng.setstate(s['loader'])
     np.random.set_state((s['numpy'][0], np.array(s['numpy'][1], np.uint32), *s['numpy'][2:]))
 
-# %% ../nbs/02_training.ipynb #235f71d1
+# %% ../nbs/02_training.ipynb #032ae6ef
+def _plain(x):
+    "`x` with Python's own numbers and lists in it, which reading with `weights_only` allows"
+    if isinstance(x, dict): return {k: _plain(v) for k, v in x.items()}
+    if isinstance(x, (list, tuple, L)): return [_plain(v) for v in x]
+    return x.item() if isinstance(x, np.generic) else x
+
 class Checkpoint(Callback):
     "Write all that is needed to go on after each epoch; with `resume`, go on from what was written"
     order = 95  # after the recorder and what saves the model
@@ -189,7 +195,9 @@ class Checkpoint(Callback):
         if self.state:
             if not self.recorder.replay: self.restore(self.learn)
             self.learn.model.load_state_dict(self.state['model'])
-            self.opt.load_state_dict(dict(self.state['opt'], hypers=L(self.state['opt']['hypers'])))
+            opt = self.state['opt']
+            self.opt.load_state_dict(dict(opt, hypers=L(opt['hypers'])) if 'hypers' in opt else opt)        # fastai's optimisers, or torch's
+            if self.state['unsaved']: self.learn.save_best.unsaved = self.state['unsaved']
             self.recorder.smooth_loss.val, self.recorder.smooth_loss.count = map(tensor, self.state['smooth'])
         self.before, self.start = len(self.recorder.history), len(self.recorder.replay)     # rows of earlier fits; epochs that are done
 
@@ -208,9 +216,8 @@ class Checkpoint(Callback):
 
     def after_epoch(self):
         if self.epoch < self.start: return
-        opt, smooth = self.opt.state_dict(), self.recorder.smooth_loss
-        opt['hypers'] = [{k: float(v) for k, v in h.items()} for h in opt['hypers']]
-        state = dict(model=self.model.state_dict(), opt=opt, history=self.recorder.history, before=self.before, about=self.about,
+        smooth, best = self.recorder.smooth_loss, getattr(self.learn, 'save_best', None)
+        state = dict(unsaved=best and best.unsaved, model=self.model.state_dict(), opt=_plain(self.opt.state_dict()), history=self.recorder.history, before=self.before, about=self.about,
                      random=_random_state(self.learn), smooth=(float(smooth.val), int(smooth.count)))
         tmp = self.path.with_name(self.path.name + '.tmp')
         self.path.parent.mkdir(parents=True, exist_ok=True)
