@@ -10,8 +10,8 @@ demo: .venv/installed  ## sample set, hand-built CNN, transfer learner, loss plo
 
 test: .venv/installed-dev  ## everything that CI checks
 	$(BIN)/python tests/unchanged.py
-	env -u GEAR_DATA OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests
+	env -u GEAR_DATA OMP_NUM_THREADS=1 GEAR_FASTAI_CACHE=$(abspath .venv/cache) $(BIN)/nbdev-test --n-workers 2
+	OMP_NUM_THREADS=1 GEAR_FASTAI_CACHE=$(abspath .venv/cache) $(BIN)/python -m pytest -q tests
 
 export: .venv/installed-dev  ## notebooks to modules, and clean
 	$(BIN)/nbdev-clean
@@ -20,8 +20,8 @@ export: .venv/installed-dev  ## notebooks to modules, and clean
 readme: .venv/installed-dev  ## README.md from nbs/index.ipynb
 	$(BIN)/python tests/readme.py
 
-box: .venv/installed-dev  ## the model in the box, anew: make box GEAR_DATA=photos GEAR_WILD=other-photos GEAR_WEIGHTS=mobilenetv2_100.safetensors
-	GEAR_DATA=$(abspath $(GEAR_DATA)) GEAR_WILD=$(abspath $(GEAR_WILD)) GEAR_WEIGHTS=$(abspath $(GEAR_WEIGHTS)) \
+box: .venv/installed-dev  ## the model in the box, anew: make box GEAR_DATA=photos GEAR_WILD=other-photos
+	GEAR_DATA=$(abspath $(GEAR_DATA)) GEAR_WILD=$(abspath $(GEAR_WILD)) \
 	  $(BIN)/nbdev-test nbs/tutorials/box.ipynb --flags real --save --cell-timeout 36000
 
 .venv/installed: settings.ini setup.py pyproject.toml

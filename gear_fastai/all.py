@@ -2,6 +2,7 @@
 from fastai.vision.all import *
 
 from .augment import *
+from .cache import *
 from .cnn import *
 from .data import *
 from .distill import *

@@ -35,23 +35,23 @@ def random_grounds(n, size):
         out += weight*rand(n, 1, 1, 1)*F.interpolate(noise, size=(size, size), mode='bilinear', align_corners=False)
     return (.5*rand(n, 3, 1, 1) + .5*rand(n, 1, 1, 1) + 1.5*rand(n, 1, 1, 1)*out).clamp(0, 1)
 
-# %% ../nbs/00a_augment.ipynb #62cf330a
+# %% ../nbs/00a_augment.ipynb #af6ba783
 _YIQ = torch.tensor([[.299, .587, .114], [.596, -.274, -.322], [.211, -.523, .312]])  # brightness and two axes of colour
 
 class Augment(RandTransform):
     "Random geometry, colour and a covered patch for a training batch, (N, 3, H, W) in [0, 1], on white"
     order, split_idx = 20, 0
     def __init__(self,
-        turn=10.,  # degrees, either way
-        scale=(.8, 1.5),  # smallest and largest
+        turn=12.,  # degrees, either way
+        scale=(.75, 1.5),  # smallest and largest
         shift=.12,  # fraction of the side, either way
         shear=0.,  # slant, either way
         stretch=.05,  # change of aspect, either way
-        hue=.05,  # turn of hue, fraction of a half turn, either way
-        saturation=.3,  # relative change, either way
-        strength=.2,  # relative change of all that isn't white, either way
-        grey=0.,  # probability of no colour at all
-        cover=0.,  # probability of a patch of one colour or white, 3 to 20 % of the area
+        hue=.08,  # turn of hue, fraction of a half turn, either way
+        saturation=.4,  # relative change, either way
+        strength=.25,  # relative change of all that isn't white, either way
+        grey=.05,  # probability of no colour at all
+        cover=.25,  # probability of a patch of one colour or white, 3 to 20 % of the area
         ground=0.,  # probability of another ground and light
         p=1.,  # probability for the batch
     ):

@@ -183,7 +183,7 @@ def load_learner_from(
     if list(dls.vocab) != labels: raise ModelError(f'{folder}: knows {", ".join(labels)}; the photos are of {", ".join(dls.vocab)}')
     return photo_learner(dls, load_model(folder), **kwargs)
 
-# %% ../nbs/05_model.ipynb #ed580792
+# %% ../nbs/05_model.ipynb #24c59033
 class SaveBest(Callback):
     "Keep the weights of the best epoch, and write the whole model folder with them: now and then, and at the end"
     order = 90
@@ -191,7 +191,7 @@ class SaveBest(Callback):
     def __init__(self,
         dest,  # model folder
         monitor: str = 'valid_loss',  # column of the history; a loss is best when small, a metric when large
-        share: float = .05,  # of the time, at most, goes into writing before the end
+        share: float = .02,  # of the time, at most, goes into writing before the end
         **kwargs,  # to `save_model`
     ): self.dest, self.monitor, self.share, self.kwargs, self.saved, self.unsaved = Path(dest), monitor, share, kwargs, None, None
 
@@ -252,7 +252,7 @@ def _reporting(learn, progress):
                                                         for k, v in zip(learn.recorder.metric_names, row)), flush=True)
         yield
 
-# %% ../nbs/05_model.ipynb #176d8cba
+# %% ../nbs/05_model.ipynb #b50f08a5
 def _learner(folder, splits, arch, size, bs, weights, pretrained, teacher, progress):
     "The learner that `train_model` trains"
     if teacher:
@@ -267,9 +267,9 @@ def train_model(
     out=None,  # model folder to write; default: models/<arch>
     weights=None,  # file of pretrained weights for a timm backbone (the teacher's, if there is one); default: timm's hub
     pretrained: bool = True,  # False: random weights for a timm backbone
-    epochs: int = None,  # default: 25 by hand (18 where arithmetic is slower, see `fast_bf16`), 2 of everything after the head with a backbone; 0: a backbone's head alone
+    epochs: int = None,  # default: 40 by hand (24 where arithmetic is slower, see `fast_bf16`), 2 of everything after the head with a backbone; 0: a backbone's head alone
     size: int = None,  # side of the photos, pixels; default: 96 by hand, 160 with a backbone
-    bs: int = 32,  # photos a batch
+    bs: int = None,  # photos a batch; default: 64 by hand, 32 with a backbone
     lr: float = None,  # largest learning rate; default: 3e-3 by hand, `fine_tune`'s with a backbone
     seed: int = 42,  # of the split (if there is none yet), the weights, the order and augmentation of the photos
     split: str = 'grouped',  # or 'random', if there is no manifest yet; or a table of splits to use
@@ -282,7 +282,7 @@ def train_model(
 ) -> Learner:  # trained; the model folder holds its best epoch
     "Split, train, and save the best epoch's model as it appears"
     by_hand, out = arch in HAND_BUILT, Path(out or f'models/{arch}')
-    epochs, size = ifnone(epochs, (25 if fast_bf16() else 18) if by_hand else 2), size or usual_size(arch)
+    epochs, size, bs = ifnone(epochs, (40 if fast_bf16() else 24) if by_hand else 2), size or usual_size(arch), bs or (64 if by_hand else 32)
     if teacher and not by_hand: raise ValueError(f"teacher='{teacher}': only {' and '.join(HAND_BUILT)} are taught, {arch} has weights of its own")
     if epochs < (1 if by_hand else 0): raise ValueError(f'epochs={epochs}: {arch} needs at least one' if by_hand else f'epochs={epochs}: must be 0 or more')
     splits = _splits_of(folder, split, seed, progress)
