@@ -29,5 +29,6 @@ if __name__ == '__main__':
     dest = Path(sys.argv[1]) if len(sys.argv) > 1 else root
     text, images = rendered()
     (dest/IMAGES).mkdir(parents=True, exist_ok=True)
+    for old in (dest/IMAGES).glob('readme_*'): old.unlink()
     for name, raw in images.items(): (dest/IMAGES/name).write_bytes(raw)
     (dest/'README.md').write_text(text, encoding='utf-8')
