@@ -45,11 +45,12 @@ def list_dataset(
         warnings.warn(f'{folder}: no photos in {", ".join(empty)}; left out')
     return df
 
-# %% ../nbs/01_data.ipynb #62bdc10d
+# %% ../nbs/01_data.ipynb #c6113162
 def _upright_size(raw):
     "Width and height of the picture in `raw`, as it is looked at"
     with Image.open(io.BytesIO(raw)) as im:
-        turned = im.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        try: turned = im.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        except (SyntaxError, ValueError, TypeError, KeyError, ZeroDivisionError): turned = False      # unreadable EXIF says nothing, as in `photo`
         return im.size[::-1] if turned else im.size
 
 def _look(folder, path):
