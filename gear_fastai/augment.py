@@ -35,7 +35,7 @@ def random_grounds(n, size):
         out += weight*rand(n, 1, 1, 1)*F.interpolate(noise, size=(size, size), mode='bilinear', align_corners=False)
     return (.5*rand(n, 3, 1, 1) + .5*rand(n, 1, 1, 1) + 1.5*rand(n, 1, 1, 1)*out).clamp(0, 1)
 
-# %% ../nbs/00a_augment.ipynb #af6ba783
+# %% ../nbs/00a_augment.ipynb #f011ff74
 _YIQ = torch.tensor([[.299, .587, .114], [.596, -.274, -.322], [.211, -.523, .312]])  # brightness and two axes of colour
 
 class Augment(RandTransform):
@@ -74,12 +74,14 @@ class Augment(RandTransform):
         return torch.einsum('nij,njhw->nihw', (m * (1 + u(n, self.strength))[:, None, None]).to(x.device), x)
 
     def _cover(self, x):
-        n, _, h, w = x.shape
-        area, r = torch.empty(n).uniform_(.03, .2), torch.exp(self.uniform(n, 1.))
+        k = torch.nonzero(torch.rand(len(x)) < self.cover).flatten()
+        (n, h, w), u = (len(k), *x.shape[2:]), self.uniform
+        area, r = torch.empty(n).uniform_(.03, .2), torch.exp(u(n, 1.))
         near = lambda side, half: ((torch.arange(side) - torch.rand(n, 1)*side).abs() < half[:, None]*side)
-        patch = near(h, (area*r).sqrt()/2)[:, :, None] & near(w, (area/r).sqrt()/2)[:, None] & (torch.rand(n) < self.cover)[:, None, None]
-        colour = torch.rand(n, 3, 1, 1) * (torch.rand(n, 1, 1, 1) < .5)
-        return torch.where(patch[:, None].to(x.device), colour.to(x.device), x)
+        patch = near(h, (area*r).sqrt()/2)[:, None, :, None] & near(w, (area/r).sqrt()/2)[:, None, None]
+        colour = 1 - torch.rand(n, 3, 1, 1) * (torch.rand(n, 1, 1, 1) < .5)
+        x[k] = torch.where(patch.to(x.device), colour.to(x.device), x[k])
+        return x
 
     @staticmethod
     def uniform(n, most): return torch.empty(n).uniform_(-most, most)
@@ -97,9 +99,9 @@ class Augment(RandTransform):
             mask[k] = torch.stack([self.mask(im) for im in x[k]]).to(x.device)
             negative = torch.cat([negative, mask], 1)
         warped = self._warp(negative)
-        out = 1 - self._recolour(warped[:, :3]).clamp(0, 1)
+        out = self._recolour(warped[:, :3]).clamp_(0, 1).neg_().add_(1)
         if len(k): out[k] = self._on_grounds(out, warped[k, 3:], k)
-        return TensorImage(1 - self._cover(1 - out))
+        return TensorImage(self._cover(out))
 
     @staticmethod
     def mask(im): return torch.from_numpy(product_mask((im.permute(1, 2, 0)*255).round().byte().cpu().numpy())).float()[None]

@@ -23,8 +23,8 @@ def cache_limit() -> int:  # bytes
     try: return max(0, int(float(mb)*2**20))
     except ValueError: raise ValueError(f"GEAR_FASTAI_CACHE_MB='{mb}': give a number of megabytes") from None
 
-# %% ../nbs/00b_cache.ipynb #8f714c14
-_VERSION = 1  # of the file's layout and of the preprocessing in `photo`
+# %% ../nbs/00b_cache.ipynb #9fa8ff77
+_VERSION = 2  # of the file's layout and of the preprocessing in `photo`
 
 def _stamp(path):
     "What changes when a file does; zeros if it is gone"
@@ -38,7 +38,7 @@ def _remove_oldest(folder, limit):
     for total, (_, _, f) in zip(np.cumsum([size for _, size, _ in files]), files):
         if total > limit: f.unlink(missing_ok=True)
 
-# %% ../nbs/00b_cache.ipynb #8709dd42
+# %% ../nbs/00b_cache.ipynb #61d37772
 class PhotoCache:
     "The squared pixels of photo files, decoded once; photos beyond the limit, or changed since, are decoded at each use"
     def __init__(self,
@@ -71,9 +71,9 @@ class PhotoCache:
         "The pixels of a file that is there and whole"
         try:
             raw = np.memmap(self.file, np.uint8, 'r')
-            if len(raw) == self.kept*3*self.size**2 + 16 and hashlib.blake2b(raw[:-16], digest_size=16).digest() == raw[-16:].tobytes():
+            if len(raw) == self.kept*3*self.size**2 + 32 and hashlib.sha256(raw[:-32]).digest() == raw[-32:].tobytes():
                 os.utime(self.file)
-                return raw[:-16].reshape(-1, self.size, self.size, 3)
+                return raw[:-32].reshape(-1, self.size, self.size, 3)
             warnings.warn(f'{self.file}: damaged; the photos are decoded anew')
         except (OSError, ValueError): return                                          # none there, or empty
 
@@ -102,7 +102,7 @@ class PhotoCache:
 
     def _write(self):
         "Write pixels and their digest to a temporary file that then gets the right name; anew, if a photo was changed meanwhile"
-        h = hashlib.blake2b(digest_size=16)
+        h = hashlib.sha256()
         with tempfile.NamedTemporaryFile(dir=self.folder, suffix='.pixels.unfinished', delete=False) as f:
             try:
                 for x in self._chunks():

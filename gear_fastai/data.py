@@ -274,7 +274,7 @@ def read_splits(
     if len(odd := set(df.split) - {'train', 'valid', 'test'}): raise DataError(f"{path}: split '{sorted(odd)[0]}'; only train, valid and test are known")
     return df
 
-# %% ../nbs/01_data.ipynb #db1a3723
+# %% ../nbs/01_data.ipynb #404e27ce
 class PhotoTransform(Transform):
     "Anything `open_photo` takes → a squared `PILImage` of `size` pixels"
     def __init__(self, size, cache=None): self.size, self.cache = size, cache
@@ -290,7 +290,7 @@ class PhotoDL(TfmdDL):
         "The cache, and each item's row in it; None where items are not photos of the cache, or more is done to them than squaring"
         tls = getattr(self.dataset, 'tls', None)
         if not tls or self.prebatched or self.before_batch.fs or [type(t) for t in self.after_item.fs] != [ToTensor]: return
-        fs = tls[0].tfms.fs
+        fs = tls[0].tfms.fs.filter(lambda f: f.name != 'noop')
         if len(fs) != 1 or not isinstance(fs[0], PhotoTransform) or fs[0].cache is None: return
         rows = [fs[0].cache.row.get(os.fspath(p)) if isinstance(p, (str, os.PathLike)) else None for p in tls[0].items]
         return None if None in rows else (fs[0].cache, np.array(rows))

@@ -10,14 +10,14 @@ __all__ = ['HAND_BUILT', 'FORMAT', 'FILES', 'usual_size', 'ModelError', 'recover
 import contextlib, hashlib, json, math, os, shutil
 from pathlib import Path
 
-# %% ../nbs/04a_folder.ipynb #1867b64a
-HAND_BUILT = ('gear_cnn', 'challenge_cnn')
+# %% ../nbs/04a_folder.ipynb #98fb7158
+HAND_BUILT = dict(gear_cnn=96, gear_cnn_small=64, challenge_cnn=96)  # the side of their photos
 
 def usual_size(
     arch: str,  # one of `HAND_BUILT`, or a timm name
 ) -> int:  # pixels
     "The side of the photos that a network is trained on unless told otherwise"
-    return 96 if arch in HAND_BUILT else 160
+    return HAND_BUILT.get(arch, 160)
 
 # %% ../nbs/04a_folder.ipynb #2f518a96
 class ModelError(ValueError):

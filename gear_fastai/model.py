@@ -6,7 +6,7 @@
 __all__ = ['export_onnx', 'fingerprint', 'save_model', 'write_history', 'note_evaluation', 'load_model', 'load_learner_from',
            'SaveBest', 'train_model']
 
-# %% ../nbs/05_model.ipynb #e7224b2f
+# %% ../nbs/05_model.ipynb #d6f9998b
 import contextlib, hashlib, json, math, os, shutil, sys, time, warnings
 from copy import deepcopy
 from importlib.metadata import version
@@ -15,6 +15,7 @@ import numpy as np, onnx, onnxruntime, pandas as pd, timm
 from fastai.vision.all import *
 from timm.models._hub import save_for_hf
 import gear_fastai.cnn  # registers the hand-built networks with timm
+from .augment import Augment
 from .cnn import cnn_learner
 from .distill import TaughtLoss, taught_dataloaders
 from .data import DataError, MANIFEST, dataloaders, read_splits, split_dataset, write_splits
@@ -252,25 +253,33 @@ def _reporting(learn, progress):
                                                         for k, v in zip(learn.recorder.metric_names, row)), flush=True)
         yield
 
-# %% ../nbs/05_model.ipynb #b50f08a5
+# %% ../nbs/05_model.ipynb #f326211f
+_BRIEF = dict(turn=10, scale=(.8, 1.35), shift=.08, hue=.06, saturation=.3, strength=.2, grey=.02, cover=0)      # as much variation as few epochs can learn from
+
+def _recipe(arch):
+    "What `train_model` does unless told otherwise: epochs, photos a batch, learning rate"
+    if arch == 'gear_cnn_small': return 14, 64, 1e-2
+    if arch in HAND_BUILT: return 40 if fast_bf16() else 24, 64, 3e-3
+    return 4, 32, None
+
 def _learner(folder, splits, arch, size, bs, weights, pretrained, teacher, progress):
     "The learner that `train_model` trains"
     if teacher:
         dls = taught_dataloaders(folder, teacher, weights, pretrained, size=size, bs=bs, splits=splits, progress=progress)
         return cnn_learner(dls, arch, loss_func=TaughtLoss())
-    dls = dataloaders(folder, size=size, bs=bs, splits=splits)
+    dls = dataloaders(folder, size=size, bs=bs, splits=splits, augment=True if arch in ('gear_cnn', 'challenge_cnn') else [Augment(**_BRIEF)])
     return cnn_learner(dls, arch) if arch in HAND_BUILT else transfer_learner(dls, arch, weights, pretrained)
 
 def train_model(
     folder,  # a dataset
-    arch: str = 'gear_cnn',  # 'gear_cnn' or 'challenge_cnn', from scratch; or any timm name, with `fine_tune`
+    arch: str = 'gear_cnn',  # 'gear_cnn', 'gear_cnn_small' or 'challenge_cnn', from scratch; or any timm name, with `fine_tune`
     out=None,  # model folder to write; default: models/<arch>
     weights=None,  # file of pretrained weights for a timm backbone (the teacher's, if there is one); default: timm's hub
     pretrained: bool = True,  # False: random weights for a timm backbone
-    epochs: int = None,  # default: 40 by hand (24 where arithmetic is slower, see `fast_bf16`), 2 of everything after the head with a backbone; 0: a backbone's head alone
-    size: int = None,  # side of the photos, pixels; default: 96 by hand, 160 with a backbone
+    epochs: int = None,  # default: 40 by hand (24 where arithmetic is slower, see `fast_bf16`; 14 for gear_cnn_small), 4 of `fine_tune` with a backbone; 0: a backbone's head alone
+    size: int = None,  # side of the photos, pixels; default: `usual_size(arch)`
     bs: int = None,  # photos a batch; default: 64 by hand, 32 with a backbone
-    lr: float = None,  # largest learning rate; default: 3e-3 by hand, `fine_tune`'s with a backbone
+    lr: float = None,  # largest learning rate; default: 3e-3 by hand (1e-2 for gear_cnn_small), `fine_tune`'s with a backbone
     seed: int = 42,  # of the split (if there is none yet), the weights, the order and augmentation of the photos
     split: str = 'grouped',  # or 'random', if there is no manifest yet; or a table of splits to use
     teacher: str = None,  # timm name of a backbone that teaches the hand-built network, see `distill`
@@ -282,7 +291,8 @@ def train_model(
 ) -> Learner:  # trained; the model folder holds its best epoch
     "Split, train, and save the best epoch's model as it appears"
     by_hand, out = arch in HAND_BUILT, Path(out or f'models/{arch}')
-    epochs, size, bs = ifnone(epochs, (40 if fast_bf16() else 24) if by_hand else 2), size or usual_size(arch), bs or (64 if by_hand else 32)
+    usual = _recipe(arch)
+    epochs, size, bs, lr = ifnone(epochs, usual[0]), size or usual_size(arch), bs or usual[1], lr or usual[2]
     if teacher and not by_hand: raise ValueError(f"teacher='{teacher}': only {' and '.join(HAND_BUILT)} are taught, {arch} has weights of its own")
     if epochs < (1 if by_hand else 0): raise ValueError(f'epochs={epochs}: {arch} needs at least one' if by_hand else f'epochs={epochs}: must be 0 or more')
     splits = _splits_of(folder, split, seed, progress)
@@ -297,7 +307,7 @@ def train_model(
     cbs = [saver := SaveBest(out, **how), checkpoint, *([EarlyStoppingCallback(patience=patience)] if patience else []), *L(cbs)]
     with _reporting(learn, progress):
         try:
-            if by_hand: learn.fit_one_cycle(epochs, lr or 3e-3, cbs=cbs)
+            if by_hand: learn.fit_one_cycle(epochs, lr, cbs=cbs)
             else: learn.fine_tune(epochs, **(dict(base_lr=lr) if lr else {}), **(dict(cbs=cbs) if epochs else {}))
         except BaseException:           # interrupted: the best so far is kept
             saver.flush(learn)

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 from fastai.vision.all import *
 
-# %% ../nbs/02_training.ipynb #2fb49dc7
+# %% ../nbs/02_training.ipynb #c72665a5
 class EpochRecorder(Recorder):
     "fastai's `Recorder` with the true average training loss of each epoch, and a `history` over all fits"
     name = 'recorder'
@@ -41,7 +41,7 @@ class EpochRecorder(Recorder):
         if self.replay:                                 # an epoch that was run before an interruption: tell callbacks what it brought
             self.history.append(self.replay.pop(0))
             self.log += [self.history[-1][k] for k in names if k != 'time']
-        elif self.train_loss.count:                     # none in `validate`
+        elif self.train_loss.count and not hasattr(self.learn, 'lr_finder'):    # none in `validate`, and trying learning rates is no training
             self.add_row(seconds=seconds, **dict(zip(names, self.log[1:])))
         super().after_epoch()
 
