@@ -35,9 +35,31 @@ def random_grounds(n, size):
         out += weight*rand(n, 1, 1, 1)*F.interpolate(noise, size=(size, size), mode='bilinear', align_corners=False)
     return (.5*rand(n, 3, 1, 1) + .5*rand(n, 1, 1, 1) + 1.5*rand(n, 1, 1, 1)*out).clamp(0, 1)
 
-# %% ../nbs/00a_augment.ipynb #f011ff74
+# %% ../nbs/00a_augment.ipynb #3b9ce5ce
 _YIQ = torch.tensor([[.299, .587, .114], [.596, -.274, -.322], [.211, -.523, .312]])  # brightness and two axes of colour
 
+def _uniform(n, most): return torch.empty(n).uniform_(-most, most)
+
+def _recolour(x, hue, saturation, strength, grey):
+    "`x` in random colours"
+    n = len(x)
+    turn, sat = _uniform(n, hue)*math.pi, (1 + _uniform(n, saturation)) * (torch.rand(n) >= grey)
+    c, s, o, z = turn.cos()*sat, turn.sin()*sat, torch.ones(n), torch.zeros(n)
+    m = torch.linalg.inv(_YIQ) @ torch.stack([o, z, z, z, c, -s, z, s, c], 1).view(n, 3, 3) @ _YIQ
+    return torch.einsum('nij,njhw->nihw', (m * (1 + _uniform(n, strength))[:, None, None]).to(x.device), x)
+
+def _cover(x, p):
+    "Patches of one colour or white on some of `x`"
+    k = torch.nonzero(torch.rand(len(x)) < p).flatten()
+    n, h, w = len(k), *x.shape[2:]
+    area, r = torch.empty(n).uniform_(.03, .2), torch.exp(_uniform(n, 1.))
+    near = lambda side, half: ((torch.arange(side) - torch.rand(n, 1)*side).abs() < half[:, None]*side)
+    patch = near(h, (area*r).sqrt()/2)[:, None, :, None] & near(w, (area/r).sqrt()/2)[:, None, None]
+    colour = 1 - torch.rand(n, 3, 1, 1) * (torch.rand(n, 1, 1, 1) < .5)
+    x[k] = torch.where(patch.to(x.device), colour.to(x.device), x[k])
+    return x
+
+# %% ../nbs/00a_augment.ipynb #b5d772ad
 class Augment(RandTransform):
     "Random geometry, colour and a covered patch for a training batch, (N, 3, H, W) in [0, 1], on white"
     order, split_idx = 20, 0
@@ -59,36 +81,16 @@ class Augment(RandTransform):
         store_attr('turn,scale,shift,shear,stretch,hue,saturation,strength,grey,cover,ground')
 
     def _warp(self, x):
-        n, u = len(x), self.uniform
+        n, u = len(x), _uniform
         a, s, r = u(n, self.turn) * math.pi/180, torch.exp(-torch.empty(n).uniform_(*map(math.log, self.scale))), torch.exp(u(n, self.stretch))
         flip = torch.randint(0, 2, (n,))*2. - 1
         rows = [a.cos()*s*r*flip, (u(n, self.shear) - a.sin())*s, 2*u(n, self.shift), a.sin()*s*r*flip, a.cos()*s/r, 2*u(n, self.shift)]
         grid = F.affine_grid(torch.stack(rows, 1).view(n, 2, 3).to(x.device), list(x.shape), align_corners=False)
         return F.grid_sample(x, grid, mode='bilinear', padding_mode='zeros', align_corners=False)
 
-    def _recolour(self, x):
-        n, u = len(x), self.uniform
-        turn, sat = u(n, self.hue)*math.pi, (1 + u(n, self.saturation)) * (torch.rand(n) >= self.grey)
-        c, s, o, z = turn.cos()*sat, turn.sin()*sat, torch.ones(n), torch.zeros(n)
-        m = torch.linalg.inv(_YIQ) @ torch.stack([o, z, z, z, c, -s, z, s, c], 1).view(n, 3, 3) @ _YIQ
-        return torch.einsum('nij,njhw->nihw', (m * (1 + u(n, self.strength))[:, None, None]).to(x.device), x)
-
-    def _cover(self, x):
-        k = torch.nonzero(torch.rand(len(x)) < self.cover).flatten()
-        (n, h, w), u = (len(k), *x.shape[2:]), self.uniform
-        area, r = torch.empty(n).uniform_(.03, .2), torch.exp(u(n, 1.))
-        near = lambda side, half: ((torch.arange(side) - torch.rand(n, 1)*side).abs() < half[:, None]*side)
-        patch = near(h, (area*r).sqrt()/2)[:, None, :, None] & near(w, (area/r).sqrt()/2)[:, None, None]
-        colour = 1 - torch.rand(n, 3, 1, 1) * (torch.rand(n, 1, 1, 1) < .5)
-        x[k] = torch.where(patch.to(x.device), colour.to(x.device), x[k])
-        return x
-
-    @staticmethod
-    def uniform(n, most): return torch.empty(n).uniform_(-most, most)
-
     def _on_grounds(self, x, mask, k):
         "Photos `k` of `x`, of which `mask` is the product, in other light on other grounds"
-        light = (.825 + self.uniform(len(k), .275)[:, None, None, None]) * (1 + self.uniform(3*len(k), .1).view(-1, 3, 1, 1))
+        light = (.825 + _uniform(len(k), .275)[:, None, None, None]) * (1 + _uniform(3*len(k), .1).view(-1, 3, 1, 1))
         return (x[k]*light.to(x.device)).clamp(0, 1)*mask + random_grounds(len(k), x.shape[-1]).to(x.device)*(1 - mask)
 
     def encodes(self, x: TensorImage):
@@ -99,9 +101,9 @@ class Augment(RandTransform):
             mask[k] = torch.stack([self.mask(im) for im in x[k]]).to(x.device)
             negative = torch.cat([negative, mask], 1)
         warped = self._warp(negative)
-        out = self._recolour(warped[:, :3]).clamp_(0, 1).neg_().add_(1)
+        out = _recolour(warped[:, :3], self.hue, self.saturation, self.strength, self.grey).clamp_(0, 1).neg_().add_(1)
         if len(k): out[k] = self._on_grounds(out, warped[k, 3:], k)
-        return TensorImage(self._cover(out))
+        return TensorImage(_cover(out, self.cover))
 
     @staticmethod
     def mask(im): return torch.from_numpy(product_mask((im.permute(1, 2, 0)*255).round().byte().cpu().numpy())).float()[None]

@@ -37,7 +37,7 @@ def main():
     warnings.filterwarnings('always', category=UserWarning, module='gear_fastai')
     warnings.showwarning = lambda message, *a, **k: click.echo(f'warning: {message}', err=True)
 
-# %% ../nbs/09_cli.ipynb #2242f351
+# %% ../nbs/09_cli.ipynb #94f5570c
 @contextmanager
 def _no_garbage():
     "Without Python's garbage collector"
@@ -51,7 +51,7 @@ def command():
     except SystemExit as e: code = e.code
     atexit._run_exitfuncs()
     sys.stdout.flush(); sys.stderr.flush()
-    os._exit(code)
+    os._exit(code or 0)
 
 # %% ../nbs/09_cli.ipynb #a7cfed1b
 @main.group()

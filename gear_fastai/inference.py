@@ -47,7 +47,7 @@ def _thumb(photo, size=96):
     except PhotoError: return ''
     return f'<img alt="photo" src="data:image/jpeg;base64,{base64.b64encode(thumbnail(im, size)).decode()}">'
 
-# %% ../nbs/06_inference.ipynb #20753022
+# %% ../nbs/06_inference.ipynb #3b8a70a9
 def _is_many(photos):
     "A collection or generator of photos, rather than one"
     one = (str, bytes, bytearray, memoryview, os.PathLike, np.ndarray, Image.Image)
@@ -60,6 +60,14 @@ def default_model() -> Path:
     for folder in (here/'models/gear', here.parent/'models/gear'):      # installed; in a clone
         if (folder/'gear.json').is_file(): return folder
     raise ModelError('gear_fastai: this copy of the package has no model in the box; name a model folder')
+
+def _path(src): return os.fspath(src) if isinstance(src, (str, os.PathLike)) else None
+def _cores(): return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+def _try_to_array(src, size):
+    "The photo's pixels, or the `PhotoError` for which there are none"
+    try: return to_array(src, size)
+    except PhotoError as e: return e
 
 # %% ../nbs/06_inference.ipynb #28147a7e
 def _open_session(raw, name, threads, device):
@@ -74,7 +82,7 @@ def _open_session(raw, name, threads, device):
     if session.get_providers()[0] != providers[0]: raise ModelError("device='cuda': ONNX Runtime finds no GPU that it can use; see nvidia-smi, or use device='cpu'")
     return session
 
-# %% ../nbs/06_inference.ipynb #4f869e2a
+# %% ../nbs/06_inference.ipynb #5f56c45e
 class GearClassifier:
     "A saved model, loaded once; call it from as many threads as you like"
     def __init__(self,
@@ -150,14 +158,6 @@ class GearClassifier:
         if not progress: return answers
         from tqdm.auto import tqdm
         return iter(tqdm(answers, unit=' photos'))
-
-def _path(src): return os.fspath(src) if isinstance(src, (str, os.PathLike)) else None
-def _cores(): return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-
-def _try_to_array(src, size):
-    "The photo's pixels, or the `PhotoError` for which there are none"
-    try: return to_array(src, size)
-    except PhotoError as e: return e
 
 # %% ../nbs/06_inference.ipynb #d64e5548
 @lru_cache(maxsize=8)

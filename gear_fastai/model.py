@@ -253,7 +253,7 @@ def _reporting(learn, progress):
                                                         for k, v in zip(learn.recorder.metric_names, row)), flush=True)
         yield
 
-# %% ../nbs/05_model.ipynb #ce4b8431
+# %% ../nbs/05_model.ipynb #51bf93ed
 _BRIEF = dict(turn=10, scale=(.8, 1.35), shift=.08, hue=.06, saturation=.3, strength=.2, grey=.02, cover=0)      # as much variation as few epochs can learn from
 
 def _recipe(arch):
@@ -270,6 +270,7 @@ def _learner(folder, splits, arch, size, bs, weights, pretrained, teacher, progr
     dls = dataloaders(folder, size=size, bs=bs, splits=splits, augment=True if arch in ('gear_cnn', 'challenge_cnn') else [Augment(**_BRIEF)])
     return cnn_learner(dls, arch) if arch in HAND_BUILT else transfer_learner(dls, arch, weights, pretrained)
 
+# %% ../nbs/05_model.ipynb #9f16b9de
 def train_model(
     folder,  # a dataset
     arch: str = 'gear_cnn',  # 'gear_cnn', 'gear_cnn_small' or 'challenge_cnn', from scratch; or any timm name, with `fine_tune`

@@ -90,7 +90,7 @@ def frozen(
     session = onnxruntime.InferenceSession(raw.getvalue(), options, providers=['CPUExecutionProvider'])
     return lambda x: torch.from_numpy(session.run(None, {'image': np.ascontiguousarray(x.as_subclass(torch.Tensor))})[0])
 
-# %% ../nbs/04_transfer.ipynb #762a75ed
+# %% ../nbs/04_transfer.ipynb #3164d5b2
 def left_out_ridge(
     x: Tensor,  # features, (N, F), of mean 0
     t: Tensor,  # targets, (N, C), of mean 0
@@ -107,9 +107,21 @@ def left_out_ridge(
         out[rows] -= torch.linalg.solve(torch.eye(n, dtype=x.dtype) - x[rows] @ z.T[rows].mT, residual[rows])
     return w, out
 
-# %% ../nbs/04_transfer.ipynb #510d43c8
+def _ridge_head(x, y, num_classes, groups, strengths):
+    "Weight and bias of the dense layer whose answers to left-out groups are best"
+    mean, std = x.mean(0), x.std(0) + 1e-6
+    t = F.one_hot(y, num_classes).double()
+    fits = [left_out_ridge((x - mean)/std, t - t.mean(0), groups, s*len(x)) for s in strengths]
+    def loss(log_scale, out): return F.cross_entropy((out + t.mean(0))*np.exp(log_scale), y).item()
+    scales = [minimize_scalar(loss, (0, 3), (0, 5), args=(out,), method='bounded') for _, out in fits]
+    best = int(np.argmin([s.fun for s in scales]))
+    scale, w = np.exp(scales[best].x), fits[best][0].T / std
+    bias = scale*(t.mean(0) - w @ mean)
+    return scale*w, torch.where(t.sum(0) > 0, bias, -10.)                                # a class without a training photo: never
+
+# %% ../nbs/04_transfer.ipynb #416d99ab
 class TransferLearner(Learner):
-    "A fastai `Learner` that finds the head of a timm model on stored features, then trains everything"
+    "A fastai `Learner` that finds the head of a timm model on stored features, then trains head and backbone"
 
     def features(self,
         *dls,  # loaders of photos with labels
@@ -129,7 +141,7 @@ class TransferLearner(Learner):
         again = self.dls.train.new(shuffle=False, drop_last=False)                          # augmented
         train, valid, *more = self.features(self.dls.test_dl(self.dls.train_ds.items, with_labels=True, bs=64), self.dls.valid, *[again]*(views - 1))
         x, y = (torch.cat(o) for o in zip(train, *more))
-        weight, bias = self._head(x.double(), y, np.tile(self._groups(), views), strengths)
+        weight, bias = _ridge_head(x.double(), y, self.model.num_classes, np.tile(self._groups(), views), strengths)
         with torch.no_grad(): head.weight.copy_(weight), head.bias.copy_(bias)
         self._note_head(train, valid, time.perf_counter() - start)
 
@@ -139,18 +151,6 @@ class TransferLearner(Learner):
         if 'group' not in splits: return np.arange(len(items))
         group = {str(self.dls.folder/p): g for p, g in zip(splits.path, splits.group)}
         return pd.factorize(np.array([group[str(i)] for i in items]))[0]
-
-    def _head(self, x, y, groups, strengths):
-        "Weight and bias of the dense layer whose answers to left-out groups are best"
-        mean, std = x.mean(0), x.std(0) + 1e-6
-        t = F.one_hot(y, self.model.num_classes).double()
-        fits = [left_out_ridge((x - mean)/std, t - t.mean(0), groups, s*len(x)) for s in strengths]
-        def loss(log_scale, out): return F.cross_entropy((out + t.mean(0))*np.exp(log_scale), y).item()
-        scales = [minimize_scalar(loss, (0, 3), (0, 5), args=(out,), method='bounded') for _, out in fits]
-        best = int(np.argmin([s.fun for s in scales]))
-        scale, w = np.exp(scales[best].x), fits[best][0].T / std
-        bias = scale*(t.mean(0) - w @ mean)
-        return scale*w, torch.where(t.sum(0) > 0, bias, -10.)                                # a class without a training photo: never
 
     @torch.no_grad()
     def _note_head(self, train, valid, seconds):
@@ -167,7 +167,7 @@ class TransferLearner(Learner):
         freeze_epochs: int = 1,  # 0: leave the head as it is; else in how many views of each photo the frozen backbone looks at it, see `fit_head`
         lr_mult: float = 100,  # the learning rate of the backbone's first half is that much smaller than the head's, its second half's is in between
         pct_start: float = 0.3, div: float = 5.0,
-        deep: bool = False,  # train all of the backbone; else its first half, which knows edges and textures, stays as it is: two to three times as fast
+        deep: bool = False,  # train all of the backbone; else its first half, which knows edges and textures, stays as it is: nearly three times as fast
         **kwargs,
     ):
         "fastai's `fine_tune`: the head on the frozen backbone, then head and backbone at discriminative learning rates"
