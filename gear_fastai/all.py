@@ -3,12 +3,14 @@ from fastai.vision.all import *
 
 from .augment import *
 from .cache import *
+from .calibration import *
 from .cnn import *
 from .data import *
 from .distill import *
 from .evaluation import *
 from .folder import *
 from .inference import *
+from .merge import *
 from .model import *
 from .photo import *
 from .sample import *

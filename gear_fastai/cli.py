@@ -156,15 +156,16 @@ def evaluate(model, folder, split, as_json):
         ev = evaluate(model, folder, split, progress=sys.stderr.isatty())
         click.echo(json.dumps(ev.to_dict()) if as_json else str(ev))
 
-# %% ../nbs/09_cli.ipynb #73eb3451
+# %% ../nbs/09_cli.ipynb #f20553e2
 @main.command()
 @click.argument('photos', nargs=-1, required=True, metavar='PHOTO|DIR...')
 @click.option('--model', default=None, help='Model folder.  [default: $GEAR_FASTAI_MODEL, or the model in the box]')
-@click.option('--json', 'as_json', is_flag=True, help='Print one JSON object a line: path, label, confidence, probabilities, error.')
+@click.option('--json', 'as_json', is_flag=True, help='Print one JSON object a line: path, label (null: not sure), confidence, probabilities, similarity, error.')
 @click.option('--csv', 'as_csv', is_flag=True, help='Print a table: path, label, confidence, the probability of each class, error.')
 @click.option('--threads', type=click.IntRange(0), default=0, help='Processor threads to use; 0: one per core.')
 @click.option('--device', type=click.Choice(['cpu', 'cuda']), default='cpu', help='cuda needs onnxruntime-gpu.')
-def predict(photos, model, as_json, as_csv, threads, device):
+@click.option('--threshold', type=click.FloatRange(-1, 1), default=None, help='Similarity below which a photo is "not sure"; -1: always sure.  [default: the model\'s]')
+def predict(photos, model, as_json, as_csv, threads, device, threshold):
     "Classify photos, and all photos in folders. A bad file inside a folder is reported and passed over."
     if as_json and as_csv: raise click.UsageError('--json or --csv, not both')
     from gear_fastai.inference import GearClassifier, write_csv
@@ -176,7 +177,7 @@ def predict(photos, model, as_json, as_csv, threads, device):
             n, bad, named = n + 1, bad + bool(p.error), named or bool(p.error) and p.path in photos
             yield p
     with one_line_errors():
-        clf = GearClassifier(model, threads, device)
+        clf = GearClassifier(model, threads, device, threshold)
         answers = counted(_bar(clf.stream(f for name in photos for f in (list_photos(name) if os.path.isdir(name) else [name]))))
         if as_csv: write_csv(answers, sys.stdout, clf.labels)
         else:

@@ -20,26 +20,32 @@ from PIL import Image
 from .folder import ModelError, read_checked, read_gear
 from .photo import PhotoError, list_photos, normalize, open_photo, thumbnail, to_array
 
-# %% ../nbs/06_inference.ipynb #e7318dec
+# %% ../nbs/06_inference.ipynb #fc09e3fc
 @dataclass(frozen=True)
 class Prediction:
     "What a model says of one photo"
-    label: str = None  # the class; None if there is an `error`
-    confidence: float = 0.  # its probability, 0 to 1
+    label: str = None  # the class; None if the photo is unlike what the model knows, or there is an `error`
+    confidence: float = 0.  # probability of the most probable class, 0 to 1
     probabilities: dict = field(default_factory=dict, repr=False)  # class → probability
     path: str = None  # where the photo came from, if from a file
     error: str = None  # in a batch: why there is no label, starting with the photo's name
     photo: object = field(default=None, repr=False, compare=False)  # what was handed over, for showing it
+    similarity: float = None  # cosine with the most similar photo that the model was trained on, see `calibration`
+
+    @property
+    def guess(self) -> str:
+        "The most probable class, sure or not"
+        return max(self.probabilities, key=self.probabilities.get, default=None)
 
     def top(self, n=3): return sorted(self.probabilities.items(), key=lambda kv: -kv[1])[:n]
-    def to_dict(self): return dict(path=self.path, label=self.label, confidence=self.confidence, probabilities=self.probabilities, error=self.error)
-    def __str__(self): return self.error or f"{self.path or 'photo'}: {self.label} ({self.confidence:.1%})"
+    def to_dict(self): return {k: getattr(self, k) for k in ('path', 'label', 'confidence', 'probabilities', 'similarity', 'error')}
+    def __str__(self): return self.error or f"{self.path or 'photo'}: {self.label or f'not sure, perhaps {self.guess}'} ({self.confidence:.1%})"
 
     def _repr_html_(self):
         if self.error: return f'<p>{html.escape(self.error)}</p>'
         bar = '<tr><td>{}</td><td><div style="background:#4a90d9;height:.8em;width:{:.1f}em"></div></td><td>{:.1%}</td></tr>'
         bars = ''.join(bar.format(html.escape(k), v*12, v) for k, v in self.top())
-        return f'<div style="display:flex;gap:1em;align-items:center">{_thumb(self.photo)}<table>{bars}</table></div>'
+        return f'<div style="display:flex;gap:1em;align-items:center">{_thumb(self.photo)}<table>{"" if self.label else "<caption>not sure</caption>"}{bars}</table></div>'
 
 def _thumb(photo, size=96):
     "`photo` as an HTML image, if it still can be opened"
@@ -82,57 +88,61 @@ def _open_session(raw, name, threads, device):
     if session.get_providers()[0] != providers[0]: raise ModelError("device='cuda': ONNX Runtime finds no GPU that it can use; see nvidia-smi, or use device='cpu'")
     return session
 
-# %% ../nbs/06_inference.ipynb #5f56c45e
+# %% ../nbs/06_inference.ipynb #96e2125d
 class GearClassifier:
     "A saved model, loaded once; call it from as many threads as you like"
     def __init__(self,
         model=None,  # a model folder; default: `default_model()`
         threads: int = 0,  # processor threads to use; 0: one per core
         device: str = 'cpu',  # or 'cuda', with onnxruntime-gpu
+        threshold: float = None,  # a photo of less similarity, -1 to 1, is "not sure"; default: the model's; -1: always sure
     ):
         if device not in ('cpu', 'cuda'): raise ValueError(f"device='{device}': choose 'cpu' or 'cuda'")
         if threads < 0: raise ValueError(f'threads={threads}: give 1 or more, or 0 for one per core')
+        if threshold is not None and not -1 <= threshold <= 1: raise ValueError(f'threshold={threshold}: give a similarity from -1 (always sure) to 1')
         self.folder, self.threads, self.device, self._sessions = Path(default_model() if model is None else model), threads, device, {}
         about = read_gear(self.folder)
         self._raw, p = read_checked(self.folder, 'model.onnx', about), about['preprocessing']
         self.labels, self.temperature, self.size, self.mean, self.std = about['labels'], about['temperature'], p['size'], p['mean'], p['std']
-        self._session(threads)
+        self.threshold = about.get('rejection_threshold') if threshold is None else threshold
+        if len(self._session(threads).get_outputs()) == 1: self.threshold = None                    # saved before there was a similarity
 
     def _session(self, threads):
         "The session that uses so many threads; each process has its own, since a session does not survive a fork"
         if (key := (os.getpid(), threads)) not in self._sessions: self._sessions[key] = _open_session(self._raw, f'{self.folder}/model.onnx', threads, self.device)
         return self._sessions[key]
 
-    def __reduce__(self): return GearClassifier, (self.folder, self.threads, self.device)
+    def __reduce__(self): return GearClassifier, (self.folder, self.threads, self.device, self.threshold)
     def __repr__(self): return f'GearClassifier({str(self.folder)!r}): {len(self.labels)} classes, {self.size} pixels'
 
-    def probabilities(self,
+    def look(self,
         pixels: np.ndarray,  # uint8 (N, size, size, 3), of `photo.to_array`
         threads: int = None,  # to use for this; default: the classifier's
-    ) -> np.ndarray:  # float32 (N, classes)
-        "The network's calibrated probabilities for squared photos"
+    ) -> tuple:  # calibrated probabilities, float32 (N, classes); similarities, float32 (N,), NaN from a model that was saved before there were any
+        "What the network says of squared photos"
         session = self._session(self.threads if threads is None else threads)
-        logits = session.run(None, {'image': normalize(pixels, self.mean, self.std)})[0] / self.temperature
-        e = np.exp(logits - logits.max(1, keepdims=True))
-        return e / e.sum(1, keepdims=True)
+        logits, *similarity = session.run(None, {'image': normalize(pixels, self.mean, self.std)})
+        e = np.exp((logits - logits.max(1, keepdims=True)) / self.temperature)
+        return e / e.sum(1, keepdims=True), similarity[0] if similarity else np.full(len(pixels), np.nan, np.float32)
 
-    def _prediction(self, src, probs):
+    def _prediction(self, src, probs, similarity):
         best = int(probs.argmax())
-        return Prediction(self.labels[best], float(probs[best]), dict(zip(self.labels, probs.tolist())), _path(src), photo=src)
+        label = None if self.threshold is not None and similarity < self.threshold else self.labels[best]
+        return Prediction(label, float(probs[best]), dict(zip(self.labels, probs.tolist())), _path(src), photo=src, similarity=None if np.isnan(similarity) else float(similarity))
 
     def predict(self,
         photos,  # anything `open_photo` takes, or a list of such
     ):  # a `Prediction`, or a list of them in the same order
         "Classify one photo (`PhotoError` if it can't be read) or many (what can't be read is a `Prediction` with `.error`)"
         if _is_many(photos): return list(self.stream(photos))
-        return self._prediction(photos, self.probabilities(to_array(photos, self.size)[None])[0])
+        return self._prediction(photos, *(o[0] for o in self.look(to_array(photos, self.size)[None])))
 
     def _classify(self, photos):
         "Predictions for a few photos: read, then through the network together, in one thread (on a GPU: in its own)"
         read = [_try_to_array(src, self.size) for src in photos]
         good = [x for x in read if not isinstance(x, PhotoError)]
-        probs = iter(self.probabilities(np.stack(good), 1 if self.device == 'cpu' else None) if good else ())
-        return [Prediction(path=_path(src), error=str(x), photo=src) if isinstance(x, PhotoError) else self._prediction(src, next(probs))
+        seen = zip(*self.look(np.stack(good), 1 if self.device == 'cpu' else None)) if good else iter(())
+        return [Prediction(path=_path(src), error=str(x), photo=src) if isinstance(x, PhotoError) else self._prediction(src, *next(seen))
                 for src, x in zip(photos, read)]
 
     def stream(self,
@@ -200,7 +210,7 @@ def write_csv(
 
 def _rounded(v): return v if v is None else round(v, 6)
 
-# %% ../nbs/06_inference.ipynb #e37985bf
+# %% ../nbs/06_inference.ipynb #abc7d6ff
 def show_predictions(
     predictions,  # list of `Prediction`
     cols: int = 5,
@@ -214,8 +224,8 @@ def show_predictions(
     fig, axs = plt.subplots(rows, cols, figsize=(2.2*cols, 2.6*rows), layout='constrained', squeeze=False)
     for ax in axs.flat: ax.axis('off')
     for i, (ax, p) in enumerate(zip(axs.flat, predictions)):
-        wrong = truth is not None and p.label != truth[i]
-        title = f'{p.label}\n{p.confidence:.0%}' if p.label else 'not read'
+        wrong = truth is not None and p.label and p.label != truth[i]
+        title = 'not read' if p.error else f'{p.label}\n{p.confidence:.0%}' if p.label else f'not sure\nperhaps {p.guess}'
         ax.set_title(f'{title}, but {truth[i]}' if wrong else title, fontsize=9, color='firebrick' if wrong or p.error else 'black')
         if not p.error: ax.imshow(open_photo(p.photo if p.photo is not None else p.path))
     return fig

@@ -66,7 +66,7 @@ def _check_hub(arch, cfg):
     if cfg is None or not cfg.has_weights: raise WeightsError(f'{arch}: timm has no pretrained weights for it; {out}')
     if (why := _hub_trouble(cfg.to_dict())): raise WeightsError(f'{arch}: its pretrained weights are not at hand and {why}; {out}')
 
-# %% ../nbs/04_transfer.ipynb #0de6d5e3
+# %% ../nbs/04_transfer.ipynb #30eb40f1
 class _Pooled(nn.Module):
     "A timm model up to its head"
     def __init__(self, model):
@@ -78,19 +78,20 @@ class _Pooled(nn.Module):
 def frozen(
     module: nn.Module,  # that will not be trained meanwhile
     example: Tensor,  # normalised photos, (N, 3, S, S)
-):  # a function from such photos to the module's output, float32, on the CPU
+):  # a function from such photos to the module's output, float32, on the CPU; or to a list, if there are several
     "`module` in evaluation mode, as a function: torch on a GPU, and where there is none ONNX Runtime, which is faster"
     dev = next(module.eval().parameters()).device
-    if dev.type != 'cpu': return torch.no_grad()(lambda x: module(x.to(dev)).float().cpu())
+    one = lambda outs: outs[0] if len(outs) == 1 else outs
+    if dev.type != 'cpu': return torch.no_grad()(lambda x: one([o.float().cpu() for o in L(module(x.to(dev)))]))
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter('ignore')
         torch.onnx.export(module, (example.as_subclass(torch.Tensor).contiguous(),), raw := io.BytesIO(), input_names=['image'], dynamic_axes={'image': {0: 'n'}}, dynamo=False, verbose=False)
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')                # its threads would wait in torch's way
     session = onnxruntime.InferenceSession(raw.getvalue(), options, providers=['CPUExecutionProvider'])
-    return lambda x: torch.from_numpy(session.run(None, {'image': np.ascontiguousarray(x.as_subclass(torch.Tensor))})[0])
+    return lambda x: one([torch.from_numpy(o) for o in session.run(None, {'image': np.ascontiguousarray(x.as_subclass(torch.Tensor))})])
 
-# %% ../nbs/04_transfer.ipynb #3164d5b2
+# %% ../nbs/04_transfer.ipynb #82f908b0
 def left_out_ridge(
     x: Tensor,  # features, (N, F), of mean 0
     t: Tensor,  # targets, (N, C), of mean 0
@@ -108,18 +109,23 @@ def left_out_ridge(
     return w, out
 
 def _ridge_head(x, y, num_classes, groups, strengths):
-    "Weight and bias of the dense layer whose answers to left-out groups are best"
-    mean, std = x.mean(0), x.std(0) + 1e-6
+    "Weight and bias of the dense layer, every class weighing the same: the strongest regularisation whose answers to left-out groups are within a standard error of the best"
     t = F.one_hot(y, num_classes).double()
-    fits = [left_out_ridge((x - mean)/std, t - t.mean(0), groups, s*len(x)) for s in strengths]
-    def loss(log_scale, out): return F.cross_entropy((out + t.mean(0))*np.exp(log_scale), y).item()
-    scales = [minimize_scalar(loss, (0, 3), (0, 5), args=(out,), method='bounded') for _, out in fits]
-    best = int(np.argmin([s.fun for s in scales]))
-    scale, w = np.exp(scales[best].x), fits[best][0].T / std
-    bias = scale*(t.mean(0) - w @ mean)
-    return scale*w, torch.where(t.sum(0) > 0, bias, -10.)                                # a class without a training photo: never
+    weight = (1/t.sum(0))[y, None] * len(x)/len(y.unique())                                  # of each row, 1 on average
+    mean, t_mean = (weight*x).mean(0), (weight*t).mean(0)
+    std, root = (weight*(x - mean)**2).mean(0).sqrt() + 1e-6, weight.sqrt()
+    fits = [left_out_ridge(root*(x - mean)/std, root*(t - t_mean), groups, s*len(x)) for s in strengths]
+    answers = [out/root + t_mean for _, out in fits]
+    def loss(log_scale, out, reduction='mean'): return F.cross_entropy(out*np.exp(log_scale), y, reduction=reduction)
+    scales = [minimize_scalar(lambda s: loss(s, out).item(), bounds=(0, 5), method='bounded').x for out in answers]
+    losses = np.array([loss(s, out, 'none').numpy() for s, out in zip(scales, answers)])
+    best = losses.mean(1).argmin()
+    error = np.linalg.norm(np.bincount(groups, losses[best] - losses[best].mean())) / len(x)        # standard error; photos of a group err together
+    pick = max((i for i in range(len(fits)) if losses[i].mean() <= losses[best].mean() + error), key=strengths.__getitem__)
+    scale, w = np.exp(scales[pick]), fits[pick][0].T / std
+    return scale*w, torch.where(t.sum(0) > 0, scale*(t_mean - w @ mean), -10.)               # a class without a training photo: never
 
-# %% ../nbs/04_transfer.ipynb #416d99ab
+# %% ../nbs/04_transfer.ipynb #e5fa4d2e
 class TransferLearner(Learner):
     "A fastai `Learner` that finds the head of a timm model on stored features, then trains head and backbone"
 
@@ -133,7 +139,7 @@ class TransferLearner(Learner):
 
     def fit_head(self,
         views: int = 1,  # of each photo: itself, and augmented ones
-        strengths: tuple = (.03, .1, .3, 1., 3.),  # of regularisation, times the number of rows, to choose from
+        strengths: tuple = (.1, .3, 1., 3.),  # of regularisation, times the number of rows, to choose from
     ):
         "Find the head on the frozen backbone's features, in closed form; a row in the recorder's history"
         start, head = time.perf_counter(), self.model.get_classifier()
@@ -143,7 +149,13 @@ class TransferLearner(Learner):
         x, y = (torch.cat(o) for o in zip(train, *more))
         weight, bias = _ridge_head(x.double(), y, self.model.num_classes, np.tile(self._groups(), views), strengths)
         with torch.no_grad(): head.weight.copy_(weight), head.bias.copy_(bias)
+        self.seen = train[0], valid[0]                                                       # until the backbone is trained
         self._note_head(train, valid, time.perf_counter() - start)
+
+    def fit(self, *args, **kwargs):
+        "fastai's `fit`"
+        self.seen = None
+        return super().fit(*args, **kwargs)
 
     def _groups(self):
         "Which training photos are variants of each other, as far as the loaders know"

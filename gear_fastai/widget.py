@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['save_photo', 'GearUploader']
 
-# %% ../nbs/08_widget.ipynb #2dc6ffa1
-import io, os, tempfile
+# %% ../nbs/08_widget.ipynb #b09ac4d0
+import dataclasses, io, os, tempfile
 from pathlib import Path
 import anywidget, gear_fastai, traitlets
 from PIL import Image
@@ -39,7 +39,7 @@ def save_photo(
             return dest
     raise ValueError(f'{home}: too many photos are called {stem}')
 
-# %% ../nbs/08_widget.ipynb #6bc4cf09
+# %% ../nbs/08_widget.ipynb #73df17af
 class GearUploader(anywidget.AnyWidget):
     "Choose or drop photos and see their labels; correct a label and the photo is saved for training"
     _esm, _css = (Path(gear_fastai.__file__).parent/f for f in ('widget.js', 'widget.css'))
@@ -109,7 +109,7 @@ class GearUploader(anywidget.AnyWidget):
             if not raw: raise PhotoError('the file is empty')
             im = open_photo(raw, max(self._classifier.size, 144))
             p = self._classifier.predict(im)
-            return Prediction(p.label, p.confidence, p.probabilities, name), thumbnail(im, 144)
+            return dataclasses.replace(p, path=name, photo=None), thumbnail(im, 144)
         except (PhotoError, ModelError) as e: return Prediction(path=name, error=f'{name}: ' + str(e).removeprefix(f'<{len(raw)} bytes>: ')), b''
 
     def _receive(self, _, msg, buffers):
