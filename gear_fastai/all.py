@@ -13,6 +13,7 @@ from .inference import *
 from .merge import *
 from .model import *
 from .photo import *
+from .report import *
 from .sample import *
 from .training import *
 from .transfer import *

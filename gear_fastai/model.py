@@ -319,7 +319,7 @@ def _learner(folder, splits, arch, size, bs, weights, pretrained, teacher, progr
     dls = dataloaders(folder, size=size, bs=bs, splits=splits, augment=True if arch in ('gear_cnn', 'challenge_cnn') else [Augment(**_BRIEF)])
     return cnn_learner(dls, arch) if arch in HAND_BUILT else transfer_learner(dls, arch, weights, pretrained)
 
-# %% ../nbs/05_model.ipynb #9f16b9de
+# %% ../nbs/05_model.ipynb #860fecb4
 def train_model(
     folder,  # a dataset
     arch: str = 'gear_cnn',  # 'gear_cnn', 'gear_cnn_small' or 'challenge_cnn', from scratch; or any timm name, with `fine_tune`
@@ -353,7 +353,7 @@ def train_model(
     if resume and not checkpoint.state: warnings.warn(f'{checkpoint.path}: no such checkpoint, nothing to resume; training starts anew')
     if not checkpoint.state: _make_way(out)
     else: checkpoint.restore(learn)
-    how = dict(notes=dict(seed=seed, epochs=epochs, teacher=teacher), half=half)
+    how = dict(notes=dict(seed=seed, epochs=epochs, bs=bs, lr=lr, teacher=teacher, pretrained=pretrained), half=half)
     cbs = [saver := SaveBest(out, **how), checkpoint, *([EarlyStoppingCallback(patience=patience)] if patience else []), *L(cbs)]
     with _reporting(learn, progress):
         try:
