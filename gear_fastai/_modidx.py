@@ -17,6 +17,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'gear_fastai.augment._cover': ('augment.html#_cover', 'gear_fastai/augment.py'),
                                      'gear_fastai.augment._recolour': ('augment.html#_recolour', 'gear_fastai/augment.py'),
                                      'gear_fastai.augment._uniform': ('augment.html#_uniform', 'gear_fastai/augment.py'),
+                                     'gear_fastai.augment.crop_grounds': ('augment.html#crop_grounds', 'gear_fastai/augment.py'),
+                                     'gear_fastai.augment.load_grounds': ('augment.html#load_grounds', 'gear_fastai/augment.py'),
                                      'gear_fastai.augment.product_mask': ('augment.html#product_mask', 'gear_fastai/augment.py'),
                                      'gear_fastai.augment.random_grounds': ('augment.html#random_grounds', 'gear_fastai/augment.py')},
             'gear_fastai.cache': { 'gear_fastai.cache.PhotoCache': ('cache.html#photocache', 'gear_fastai/cache.py'),

@@ -111,7 +111,7 @@ def merge(out, folders, classes):
         df = merge_datasets(folders, out, read_class_map(classes) if classes else None)
         click.echo(f'{out}: ' + ', '.join(f'{n} photos of {s}' for s, n in df.source.value_counts().items()))
 
-# %% ../nbs/09_cli.ipynb #cbc02c31
+# %% ../nbs/09_cli.ipynb #0b25a0c0
 @main.command()
 @click.argument('folder', metavar='DIR')
 @click.option('--arch', default='gear_cnn', help='gear_cnn, gear_cnn_small or challenge_cnn (by hand, from scratch), or any timm name (transfer learning).')
@@ -124,6 +124,8 @@ def merge(out, folders, classes):
 @click.option('--seed', default=42)
 @click.option('--split', type=click.Choice(['grouped', 'random']), default='grouped', help='How to split if DIR has no splits.csv yet.')
 @click.option('--teacher', default=None, help="timm name of a backbone that teaches a network built by hand; --weights are then the teacher's.")
+@click.option('--ground', type=click.FloatRange(0, 1), default=None, help='Share of the training photos that are cut out and laid on another ground.  [default: 0; 0.5 with --teacher or --backgrounds]')
+@click.option('--backgrounds', default=None, metavar='DIR', help='Pictures to lay them on.  [default: generated textures]')
 @click.option('--half', is_flag=True, help='Keep the weights in half precision: half the size on disk.')
 @click.option('--patience', type=click.IntRange(1), default=None, help='Stop after so many epochs without a better validation loss.')
 @click.option('--out', default=None, metavar='MODEL', help='Model folder to write.  [default: models/ARCH]')
@@ -154,7 +156,7 @@ def _known_arch(arch, epochs):
     if not timm.is_model(arch.split('.')[0]): raise click.BadParameter(f"timm has no '{arch}'", param_hint='--arch')
     if arch in HAND_BUILT and epochs == 0: raise click.BadParameter(f'{arch} has no pretrained weights to freeze; give at least 1', param_hint='--epochs')
 
-# %% ../nbs/09_cli.ipynb #91703139
+# %% ../nbs/09_cli.ipynb #29886374
 @main.command()
 @click.argument('model')
 @click.argument('folder', metavar='DIR')
@@ -179,7 +181,7 @@ def _cross_validate(model, folder, folds, method, weights, quiet):
     from gear_fastai.folder import read_gear
     about = read_gear(model)
     notes, arch = about['notes'], about['architecture']
-    recipe = dict(arch=arch, size=about['preprocessing']['size'], **{k: notes[k] for k in ('epochs', 'bs', 'lr', 'teacher', 'pretrained') if notes.get(k) is not None})
+    recipe = dict(arch=arch, size=about['preprocessing']['size'], **{k: notes[k] for k in ('epochs', 'bs', 'lr', 'teacher', 'pretrained', 'ground') if notes.get(k) is not None})
     return cross_validate(folder, f'{model}.cv/{method}-{folds}', folds, grouped=method == 'grouped', progress=not quiet, weights=weights, **recipe)
 
 def _extra(ev, model, folder, others, report):

@@ -302,7 +302,7 @@ def _reporting(learn, progress):
                                                         for k, v in zip(learn.recorder.metric_names, row)), flush=True)
         yield
 
-# %% ../nbs/05_model.ipynb #51bf93ed
+# %% ../nbs/05_model.ipynb #18459ea2
 _BRIEF = dict(turn=10, scale=(.8, 1.35), shift=.08, hue=.06, saturation=.3, strength=.2, grey=.02, cover=0)      # as much variation as few epochs can learn from
 
 def _recipe(arch):
@@ -311,15 +311,16 @@ def _recipe(arch):
     if arch in HAND_BUILT: return 40 if fast_bf16() else 24, 64, 3e-3
     return 4, 32, None
 
-def _learner(folder, splits, arch, size, bs, weights, pretrained, teacher, progress):
+def _learner(folder, splits, arch, size, bs, weights, pretrained, teacher, ground, backgrounds, progress):
     "The learner that `train_model` trains"
+    grounds = dict(ground=ground, backgrounds=backgrounds)
     if teacher:
         dls = taught_dataloaders(folder, teacher, weights, pretrained, size=size, bs=bs, splits=splits, progress=progress)
         return cnn_learner(dls, arch, loss_func=TaughtLoss())
-    dls = dataloaders(folder, size=size, bs=bs, splits=splits, augment=True if arch in ('gear_cnn', 'challenge_cnn') else [Augment(**_BRIEF)])
+    dls = dataloaders(folder, size=size, bs=bs, splits=splits, augment=[Augment(**grounds, **({} if arch in ('gear_cnn', 'challenge_cnn') else _BRIEF))])
     return cnn_learner(dls, arch) if arch in HAND_BUILT else transfer_learner(dls, arch, weights, pretrained)
 
-# %% ../nbs/05_model.ipynb #860fecb4
+# %% ../nbs/05_model.ipynb #f91e0178
 def train_model(
     folder,  # a dataset
     arch: str = 'gear_cnn',  # 'gear_cnn', 'gear_cnn_small' or 'challenge_cnn', from scratch; or any timm name, with `fine_tune`
@@ -333,6 +334,8 @@ def train_model(
     seed: int = 42,  # of the split (if there is none yet), the weights, the order and augmentation of the photos
     split: str = 'grouped',  # or 'random', if there is no manifest yet; or a table of splits to use
     teacher: str = None,  # timm name of a backbone that teaches the hand-built network, see `distill`
+    ground: float = None,  # probability that a training photo is cut out and laid on another ground, see `augment`; default: 0, or .5 with a teacher or backgrounds
+    backgrounds=None,  # folder of pictures to lay them on; default: generated textures
     half: bool = False,  # keep the weights in half precision: half the size on disk
     resume: bool = False,  # go on where an interrupted run with the same settings stopped
     patience: int = None,  # stop when the validation loss has not got better for so many epochs
@@ -343,17 +346,19 @@ def train_model(
     by_hand, out = arch in HAND_BUILT, Path(out or f'models/{arch}')
     usual = _recipe(arch)
     epochs, size, bs, lr = ifnone(epochs, usual[0]), size or usual_size(arch), bs or usual[1], lr or usual[2]
+    if ground is None: ground = .5 if teacher or backgrounds else 0.
+    if not 0 <= ground <= 1: raise ValueError(f'ground={ground}: a probability, 0 to 1')
     if teacher and not by_hand: raise ValueError(f"teacher='{teacher}': only {' and '.join(HAND_BUILT)} are taught, {arch} has weights of its own")
     if epochs < (1 if by_hand else 0): raise ValueError(f'epochs={epochs}: {arch} needs at least one' if by_hand else f'epochs={epochs}: must be 0 or more')
     splits = _splits_of(folder, split, seed, progress)
     set_seed(seed, reproducible=True)
-    learn = _learner(folder, splits, arch, size, bs, weights, pretrained, teacher, progress)
-    about = dict(arch=arch, epochs=epochs, size=size, bs=bs, lr=lr, seed=seed, teacher=teacher, data=fingerprint(splits, folder)['blake2b'])
+    learn = _learner(folder, splits, arch, size, bs, weights, pretrained, teacher, ground, backgrounds, progress)
+    about = dict(arch=arch, epochs=epochs, size=size, bs=bs, lr=lr, seed=seed, teacher=teacher, ground=ground, data=fingerprint(splits, folder)['blake2b'])
     checkpoint = Checkpoint(out.with_name(f'{out.name}.checkpoint'), resume, about)
     if resume and not checkpoint.state: warnings.warn(f'{checkpoint.path}: no such checkpoint, nothing to resume; training starts anew')
     if not checkpoint.state: _make_way(out)
     else: checkpoint.restore(learn)
-    how = dict(notes=dict(seed=seed, epochs=epochs, bs=bs, lr=lr, teacher=teacher, pretrained=pretrained), half=half)
+    how = dict(notes=dict(seed=seed, epochs=epochs, bs=bs, lr=lr, teacher=teacher, pretrained=pretrained, ground=ground), half=half)
     cbs = [saver := SaveBest(out, **how), checkpoint, *([EarlyStoppingCallback(patience=patience)] if patience else []), *L(cbs)]
     with _reporting(learn, progress):
         try:
