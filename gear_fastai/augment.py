@@ -27,15 +27,40 @@ def product_mask(
         ground |= ((area > .0025*holes.size) & (pure > .95*area) & (np.arange(n+1) > 0))[holes]
     return ~ground
 
-# %% ../nbs/00a_augment.ipynb #ab6d2212
+# %% ../nbs/00a_augment.ipynb #df097ddd
+_OUTDOORS = torch.tensor([[.2, .35, .1], [.45, .55, .2], [.35, .25, .15], [.6, .5, .35], [.3, .3, .3], [.62, .6, .57], [.95, .96, .98], [.55, .7, .9], [.82, .88, .95], [.2, .35, .45],
+                          [.08, .12, .06], [.8, .7, .5], [.05, .05, .06], [.5, .35, .25]])          # of grass, earth, rock, snow, sky, water, woods, sand, night, timber
+
+def _between(low, high, n): return torch.empty(n, 1, 1).uniform_(low, high)
+
+def _colours(n):
+    "Colours near those of outdoors, one in four any: (n, 3, 1, 1)"
+    near, any_ = _OUTDOORS[torch.randint(len(_OUTDOORS), (n,))] + .12*torch.randn(n, 3), torch.rand(n, 3)
+    return torch.where(torch.rand(n, 1) < .25, any_, near).clamp(0, 1)[..., None, None]
+
+def _fractal(n, size):
+    "Fractal noise (n, size, size) of mean 0 and standard deviation 1"
+    fy, fx = torch.fft.fftfreq(size)[:, None], torch.fft.fftfreq(size)
+    turn, stretch = _between(0, math.pi, n), torch.exp(_between(0, 1.5, n)*(torch.rand(n, 1, 1) < .5))
+    along, across = fx*turn.cos() + fy*turn.sin(), (fy*turn.cos() - fx*turn.sin())*stretch
+    amplitude = torch.hypot(along, across).clamp_min(1/size)**-_between(.4, 1.8, n)
+    noise = torch.fft.ifft2(torch.fft.fft2(torch.randn(n, size, size))*amplitude).real
+    return noise / noise.std((1, 2), keepdim=True)
+
+def _textures(n, size):
+    "Fractal noise between two colours, and a little grain: (n, 3, size, size)"
+    mix = torch.sigmoid(_fractal(n, size)*torch.exp(_between(-1, 1.2, n)))[:, None]
+    colour, grain = _colours(n), .04*torch.rand(n, 1, 1, 1)*torch.randn(n, 3, size, size)
+    return colour + (_colours(n) - colour)*torch.rand(n, 1, 1, 1)*mix + grain
+
 def random_grounds(n, size):
-    "Cloudy textures (n, 3, size, size) in [0, 1]: noise at several scales between random colours"
-    rand, out = torch.rand, torch.zeros(n, 3, size, size)
-    for cells, weight in ((2, 1.), (4, .8), (9, .6), (24, .45), (size, .3)):
-        colour = rand(n, 1, 1, 1)
-        noise = colour*rand(n, 3, cells, cells) + (1 - colour)*rand(n, 1, cells, cells) - .5
-        out += weight*rand(n, 1, 1, 1)*F.interpolate(noise, size=(size, size), mode='bilinear', align_corners=False)
-    return (.5*rand(n, 3, 1, 1) + .5*rand(n, 1, 1, 1) + 1.5*rand(n, 1, 1, 1)*out).clamp(0, 1)
+    "Made-up surroundings (n, 3, size, size) in [0, 1]: a texture, and above a horizon, in half of them, another"
+    x, k = _textures(n, size), torch.nonzero(torch.rand(n) < .5).flatten()
+    m, row, col = len(k), torch.linspace(0, 1, size)[:, None], torch.linspace(-.5, .5, size)
+    horizon = _between(.15, .85, m) + _between(-.4, .4, m)*col
+    below = torch.sigmoid((row - horizon)*torch.exp(_between(2, 5, m)))[:, None]
+    x[k] = _textures(m, size)*(1 - below) + x[k]*below
+    return (x*(.5 + .7*torch.rand(n, 1, 1, 1))).clamp(0, 1)
 
 # %% ../nbs/00a_augment.ipynb #d9c044e0
 def load_grounds(

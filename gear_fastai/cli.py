@@ -111,7 +111,7 @@ def merge(out, folders, classes):
         df = merge_datasets(folders, out, read_class_map(classes) if classes else None)
         click.echo(f'{out}: ' + ', '.join(f'{n} photos of {s}' for s, n in df.source.value_counts().items()))
 
-# %% ../nbs/09_cli.ipynb #0b25a0c0
+# %% ../nbs/09_cli.ipynb #3462ed06
 @main.command()
 @click.argument('folder', metavar='DIR')
 @click.option('--arch', default='gear_cnn', help='gear_cnn, gear_cnn_small or challenge_cnn (by hand, from scratch), or any timm name (transfer learning).')
@@ -124,7 +124,7 @@ def merge(out, folders, classes):
 @click.option('--seed', default=42)
 @click.option('--split', type=click.Choice(['grouped', 'random']), default='grouped', help='How to split if DIR has no splits.csv yet.')
 @click.option('--teacher', default=None, help="timm name of a backbone that teaches a network built by hand; --weights are then the teacher's.")
-@click.option('--ground', type=click.FloatRange(0, 1), default=None, help='Share of the training photos that are cut out and laid on another ground.  [default: 0; 0.5 with --teacher or --backgrounds]')
+@click.option('--ground', type=click.FloatRange(0, 1), default=None, help='Share of the training photos that are cut out and laid on another ground.  [default: 0; 0.6 with --teacher, 0.5 with --backgrounds]')
 @click.option('--backgrounds', default=None, metavar='DIR', help='Pictures to lay them on.  [default: generated textures]')
 @click.option('--half', is_flag=True, help='Keep the weights in half precision: half the size on disk.')
 @click.option('--patience', type=click.IntRange(1), default=None, help='Stop after so many epochs without a better validation loss.')

@@ -6,7 +6,7 @@
 __all__ = ['Seeing', 'export_onnx', 'fingerprint', 'look', 'calibrate', 'save_model', 'write_history', 'note_evaluation',
            'load_model', 'load_learner_from', 'SaveBest', 'train_model']
 
-# %% ../nbs/05_model.ipynb #d0cbed14
+# %% ../nbs/05_model.ipynb #223e0eae
 import contextlib, hashlib, json, math, os, shutil, sys, time, warnings
 from copy import deepcopy
 from importlib.metadata import version
@@ -18,7 +18,7 @@ import gear_fastai.cnn  # registers the hand-built networks with timm
 from .augment import Augment
 from .calibration import calibration_error, fit_temperature, rejection_threshold
 from .cnn import cnn_learner
-from .distill import TaughtLoss, taught_dataloaders
+from .distill import TAUGHT, TaughtLoss, taught_dataloaders
 from .data import DataError, MANIFEST, dataloaders, read_splits, split_dataset, write_splits
 from .folder import FORMAT, HAND_BUILT, ModelError, digests, read_checked, read_gear, recover, usual_size, whole_folder
 from .photo import normalize, to_array
@@ -302,7 +302,7 @@ def _reporting(learn, progress):
                                                         for k, v in zip(learn.recorder.metric_names, row)), flush=True)
         yield
 
-# %% ../nbs/05_model.ipynb #18459ea2
+# %% ../nbs/05_model.ipynb #b42a09a7
 _BRIEF = dict(turn=10, scale=(.8, 1.35), shift=.08, hue=.06, saturation=.3, strength=.2, grey=.02, cover=0)      # as much variation as few epochs can learn from
 
 def _recipe(arch):
@@ -315,12 +315,12 @@ def _learner(folder, splits, arch, size, bs, weights, pretrained, teacher, groun
     "The learner that `train_model` trains"
     grounds = dict(ground=ground, backgrounds=backgrounds)
     if teacher:
-        dls = taught_dataloaders(folder, teacher, weights, pretrained, size=size, bs=bs, splits=splits, progress=progress)
+        dls = taught_dataloaders(folder, teacher, weights, pretrained, size=size, bs=bs, splits=splits, augment=[Augment(**TAUGHT | grounds)], progress=progress)
         return cnn_learner(dls, arch, loss_func=TaughtLoss())
     dls = dataloaders(folder, size=size, bs=bs, splits=splits, augment=[Augment(**grounds, **({} if arch in ('gear_cnn', 'challenge_cnn') else _BRIEF))])
     return cnn_learner(dls, arch) if arch in HAND_BUILT else transfer_learner(dls, arch, weights, pretrained)
 
-# %% ../nbs/05_model.ipynb #f91e0178
+# %% ../nbs/05_model.ipynb #29173a6a
 def train_model(
     folder,  # a dataset
     arch: str = 'gear_cnn',  # 'gear_cnn', 'gear_cnn_small' or 'challenge_cnn', from scratch; or any timm name, with `fine_tune`
@@ -334,7 +334,7 @@ def train_model(
     seed: int = 42,  # of the split (if there is none yet), the weights, the order and augmentation of the photos
     split: str = 'grouped',  # or 'random', if there is no manifest yet; or a table of splits to use
     teacher: str = None,  # timm name of a backbone that teaches the hand-built network, see `distill`
-    ground: float = None,  # probability that a training photo is cut out and laid on another ground, see `augment`; default: 0, or .5 with a teacher or backgrounds
+    ground: float = None,  # probability that a training photo is cut out and laid on another ground, see `augment`; default: 0; .6 with a teacher, .5 with backgrounds
     backgrounds=None,  # folder of pictures to lay them on; default: generated textures
     half: bool = False,  # keep the weights in half precision: half the size on disk
     resume: bool = False,  # go on where an interrupted run with the same settings stopped
@@ -346,7 +346,7 @@ def train_model(
     by_hand, out = arch in HAND_BUILT, Path(out or f'models/{arch}')
     usual = _recipe(arch)
     epochs, size, bs, lr = ifnone(epochs, usual[0]), size or usual_size(arch), bs or usual[1], lr or usual[2]
-    if ground is None: ground = .5 if teacher or backgrounds else 0.
+    if ground is None: ground = TAUGHT['ground'] if teacher else .5 if backgrounds else 0.
     if not 0 <= ground <= 1: raise ValueError(f'ground={ground}: a probability, 0 to 1')
     if teacher and not by_hand: raise ValueError(f"teacher='{teacher}': only {' and '.join(HAND_BUILT)} are taught, {arch} has weights of its own")
     if epochs < (1 if by_hand else 0): raise ValueError(f'epochs={epochs}: {arch} needs at least one' if by_hand else f'epochs={epochs}: must be 0 or more')
