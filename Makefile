@@ -20,8 +20,8 @@ export: .venv/installed-dev  ## notebooks to modules, and clean
 readme: .venv/installed-dev  ## README.md from nbs/index.ipynb
 	$(BIN)/python tests/readme.py
 
-box: .venv/installed-dev  ## the model in the box, anew: make box GEAR_DATA=photos GEAR_WILD=other-photos
-	GEAR_DATA=$(abspath $(GEAR_DATA)) GEAR_WILD=$(abspath $(GEAR_WILD)) \
+box: .venv/installed-dev  ## the model in the box, anew: make box GEAR_DATA=photos GEAR_WILD=other-photos GEAR_OTHERS=other-things
+	GEAR_DATA=$(abspath $(GEAR_DATA)) GEAR_WILD=$(abspath $(GEAR_WILD)) GEAR_OTHERS=$(abspath $(GEAR_OTHERS)) \
 	  $(BIN)/nbdev-test nbs/tutorials/box.ipynb --flags real --save --cell-timeout 36000
 
 .venv/installed: settings.ini setup.py pyproject.toml

@@ -156,7 +156,7 @@ def _known_arch(arch, epochs):
     if not timm.is_model(arch.split('.')[0]): raise click.BadParameter(f"timm has no '{arch}'", param_hint='--arch')
     if arch in HAND_BUILT and epochs == 0: raise click.BadParameter(f'{arch} has no pretrained weights to freeze; give at least 1', param_hint='--epochs')
 
-# %% ../nbs/09_cli.ipynb #29886374
+# %% ../nbs/09_cli.ipynb #edf5c337
 @main.command()
 @click.argument('model')
 @click.argument('folder', metavar='DIR')
@@ -169,10 +169,11 @@ def _known_arch(arch, epochs):
 @click.option('--json', 'as_json', is_flag=True, help='Print one JSON object.')
 def evaluate(model, folder, split, others, report, cv, cv_method, weights, as_json):
     "Score the saved MODEL on the photos in DIR."
+    if cv and (others or report): raise click.UsageError('--cv has many models, --html and --others are about one')
     from gear_fastai.evaluation import evaluate
     with one_line_errors():
         ev = _cross_validate(model, folder, cv, cv_method, weights, as_json) if cv else evaluate(model, folder, split, progress=sys.stderr.isatty())
-        extra = _extra(ev, model, folder, others, report)
+        extra = {} if cv else _extra(ev, model, folder, others, report)
         click.echo(json.dumps(ev.to_dict() | extra) if as_json else '\n'.join([str(ev), '', *(f'{k}: {v}' for k, v in _told(extra))]))
 
 def _cross_validate(model, folder, folds, method, weights, quiet):
@@ -191,7 +192,8 @@ def _extra(ev, model, folder, others, report):
     from gear_fastai.inference import classifier
     from gear_fastai.report import leaks, score_others, write_report
     clf = classifier(model)
-    splits = manifest_of(folder, read_splits(model)) if ev.how.endswith(' split') else None
+    trained = read_splits(model) if (clf.folder/'splits.csv').exists() else None
+    splits = manifest_of(folder, trained) if ev.how.endswith(' split') else None
     scored = score_others(clf, others, ev) if others else None
     out = {} if splits is None else dict(leaks=leaks(splits))
     if scored is not None: out['others'] = scored.to_dict('index')
