@@ -91,7 +91,7 @@ def show_looked_at(
         left.set_title(f'{r.label},\ncalled {r.predicted} {r.confidence:.0%}', fontsize=7, loc='left')
     return fig
 
-# %% ../nbs/07a_report.ipynb #e8028453
+# %% ../nbs/07a_report.ipynb #87c82f46
 def plot_reliability(
     ev: Evaluation,
     ax=None,
@@ -111,13 +111,13 @@ def _picture(fig, alt):
     plt.close(fig)
     return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(raw.getvalue()).decode()}">'
 
-def _table(rows): return pd.DataFrame(rows).to_html(border=0, float_format='{:.3f}'.format)
+def _table(rows): return rows.astype({'n': int}).to_html(border=0, float_format='{:.3f}'.format)
 
 def _leak_words(found):
     if found['as_split'] is None: return 'The manifest has no test photos.'
     return f"Of the test photos {found['as_split']:.1%} have a variant or near-copy among the photos trained on; in a random split of the same photos it would be {found['random']:.1%}."
 
-# %% ../nbs/07a_report.ipynb #d4e89cfb
+# %% ../nbs/07a_report.ipynb #dcab8f04
 def write_report(
     ev: Evaluation,
     clf: GearClassifier,
@@ -129,11 +129,11 @@ def write_report(
 ) -> Path:
     "One self-contained HTML file: figures, tables, diagrams, and the photos that were got most wrong"
     parts = [f'<h1>{html.escape(clf.folder.name)} on {html.escape(Path(folder).name)}</h1>', f'<pre>{html.escape(str(ev).split(chr(10)*2)[0])}</pre>']
-    if splits is not None: parts += ['<h2>The split</h2>', f'<p>{html.escape(ev.how)}. {_leak_words(leaks(splits))}</p>']
-    if ev.per_source: parts += ['<h2>Sources</h2>', _table(ev.per_source).replace('\n', '')]
-    parts += ['<h2>Classes</h2>', _table(ev.per_class), _picture(ev.plot_confusion().figure, 'Confusion matrix: true classes in rows, predicted ones in columns'),
+    if splits is not None: parts += ['<h2>The split</h2>', f'<p>{html.escape(ev.how).capitalize()}. {_leak_words(leaks(splits))}</p>']
+    if ev.per_source: parts += ['<h2>Sources</h2>', _table(pd.DataFrame(ev.per_source).T)]
+    parts += ['<h2>Classes</h2>', _table(pd.DataFrame(ev.per_class).T), _picture(ev.plot_confusion().figure, 'Confusion matrix: true classes in rows, predicted ones in columns'),
               '<h2>Can its confidence be believed?</h2>', _picture(plot_reliability(ev).figure, 'Reliability diagram: share of right answers against confidence')]
-    if others is not None: parts += ['<h2>Pictures of other things</h2>', _table(others.T)]
+    if others is not None: parts += ['<h2>Pictures of other things</h2>', _table(others)]
     parts += ['<h2>Most wrong, and where it looked</h2>', _picture(show_looked_at(clf, ev.top_losses(worst), folder), 'Photos with the least probability for their true class, beside maps of where the network looked')]
     style = 'body{font:15px sans-serif;max-width:60em;margin:2em auto;padding:0 1em} td,th{padding:.15em .8em;text-align:right} img{max-width:100%}'
     file = Path(file)
