@@ -27,7 +27,7 @@ def product_mask(
         ground |= ((area > .0025*holes.size) & (pure > .95*area) & (np.arange(n+1) > 0))[holes]
     return ~ground
 
-# %% ../nbs/00a_augment.ipynb #df097ddd
+# %% ../nbs/00a_augment.ipynb #20898763
 _OUTDOORS = torch.tensor([[.2, .35, .1], [.45, .55, .2], [.35, .25, .15], [.6, .5, .35], [.3, .3, .3], [.62, .6, .57], [.95, .96, .98], [.55, .7, .9], [.82, .88, .95], [.2, .35, .45],
                           [.08, .12, .06], [.8, .7, .5], [.05, .05, .06], [.5, .35, .25]])          # of grass, earth, rock, snow, sky, water, woods, sand, night, timber
 
@@ -56,7 +56,8 @@ def _textures(n, size):
 def random_grounds(n, size):
     "Made-up surroundings (n, 3, size, size) in [0, 1]: a texture, and above a horizon, in half of them, another"
     x, k = _textures(n, size), torch.nonzero(torch.rand(n) < .5).flatten()
-    m, row, col = len(k), torch.linspace(0, 1, size)[:, None], torch.linspace(-.5, .5, size)
+    if not (m := len(k)): return x.clamp(0, 1)
+    row, col = torch.linspace(0, 1, size)[:, None], torch.linspace(-.5, .5, size)
     horizon = _between(.15, .85, m) + _between(-.4, .4, m)*col
     below = torch.sigmoid((row - horizon)*torch.exp(_between(2, 5, m)))[:, None]
     x[k] = _textures(m, size)*(1 - below) + x[k]*below
