@@ -68,6 +68,6 @@ def test_wheel_works_elsewhere(wheel, tmp_path):
     assert str(tmp_path/'site') in python('import gear_fastai; print(gear_fastai.__file__)', cwd=tmp_path, env=env)
     python('from gear_fastai.cli import main; main(["data", "sample", "drawn", "-n", "3"])', cwd=tmp_path, env=env)
     assert len(list((tmp_path/'drawn').rglob('*.*'))) == 36
-    code = 'from gear_fastai import GearClassifier, predict; print(GearClassifier().folder, *(p.label for p in predict(sorted(Path("drawn").rglob("*.*")))))'
+    code = 'from gear_fastai import GearClassifier, predict; print(GearClassifier().folder, *(p.guess for p in predict(sorted(Path("drawn").rglob("*.*")))))'
     folder, *labels = python('from pathlib import Path; ' + code, cwd=tmp_path, env=env).split()
     assert Path(folder).is_relative_to(tmp_path/'site') and len(labels) == 36 and 'None' not in labels
