@@ -6,7 +6,7 @@
 __all__ = ['SCORED', 'photos_to_score', 'manifest_of', 'note_test_use', 'bootstrap_ci', 'Evaluation', 'evaluate',
            'cross_validate']
 
-# %% ../nbs/07_evaluation.ipynb #bb532b2d
+# %% ../nbs/07_evaluation.ipynb #2e855dc1
 import contextlib, dataclasses, hashlib, time, warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from tqdm.auto import tqdm
 from .calibration import calibration_error
 from .data import DataError, MANIFEST, fold_splits, list_dataset, product, read_splits, source, split_dataset
+from .folder import read_gear
 from .inference import GearClassifier, Prediction, classifier, show_predictions
 
 # %% ../nbs/07_evaluation.ipynb #ba2f9a82
@@ -147,7 +148,7 @@ class Evaluation:
         ax.set(xlabel='predicted', ylabel='true')
         return ax
 
-# %% ../nbs/07_evaluation.ipynb #a08394bc
+# %% ../nbs/07_evaluation.ipynb #be9f17fd
 def evaluate(
     model,  # a model folder, or a `GearClassifier`
     folder,  # a dataset
@@ -160,7 +161,7 @@ def evaluate(
     df = photos_to_score(folder, trained, split)
     if (strange := sorted(set(df.label) - set(clf.labels))): raise DataError(f'{folder}: the model knows no {", ".join(strange)}; its classes are {", ".join(clf.labels)}')
     asked = _ask(clf, folder, df, progress)
-    if split == 'test' and (others := note_test_use(folder, hashlib.sha256(clf._raw).hexdigest())):
+    if split == 'test' and (others := note_test_use(folder, read_gear(clf.folder)['files']['model.onnx'])):
         warnings.warn(f'{folder}: {others} other model{"s were" if others > 1 else " was"} scored on this test split before; to choose the best of them makes its figure too good (choose with --split valid)')
     return _evaluation(clf.labels, asked, 'all photos' if split == 'all' else f'{split} split')
 
@@ -191,7 +192,7 @@ def _evaluation(labels, df, how):
                       calibration_error(answers.confidence, right), calibration_error(df.cooler, right), float(sure.mean()), float(right[sure].mean()) if sure.any() else None,
                       sources.to_dict('index') if len(sources) > 1 else {}, answers)
 
-# %% ../nbs/07_evaluation.ipynb #fdda1d2d
+# %% ../nbs/07_evaluation.ipynb #1f174931
 def cross_validate(
     folder,  # a dataset
     out,  # folder for the folds' models; those that are there are used
@@ -203,8 +204,9 @@ def cross_validate(
 ) -> Evaluation:  # over the photos of all folds, each scored by a model that was not trained on its group; `answers` has the fold
     "Train without each fold in turn and score what was left out"
     from gear_fastai.model import train_model
-    asked, splits = [], split_dataset(folder, seed=seed)
-    for k, splits in enumerate(fold_splits(splits if grouped else splits.assign(group=range(len(splits))), folds, seed)):
+    asked, all_photos = [], split_dataset(folder, seed=seed)
+    if not grouped: all_photos['group'] = range(len(all_photos))
+    for k, splits in enumerate(fold_splits(all_photos, folds, seed)):
         here, unfinished = Path(out)/f'fold-{k}', Path(out)/f'fold-{k}.checkpoint'
         if unfinished.exists() or not here.exists(): train_model(folder, out=here, split=splits, progress=progress, resume=unfinished.exists(), **options)
         clf = GearClassifier(here)

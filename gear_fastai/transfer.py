@@ -91,7 +91,7 @@ def frozen(
     session = onnxruntime.InferenceSession(raw.getvalue(), options, providers=['CPUExecutionProvider'])
     return lambda x: one([torch.from_numpy(o) for o in session.run(None, {'image': np.ascontiguousarray(x.as_subclass(torch.Tensor))})])
 
-# %% ../nbs/04_transfer.ipynb #82f908b0
+# %% ../nbs/04_transfer.ipynb #9b93f75e
 def left_out_ridge(
     x: Tensor,  # features, (N, F), of mean 0
     t: Tensor,  # targets, (N, C), of mean 0
@@ -125,7 +125,14 @@ def _ridge_head(x, y, num_classes, groups, strengths):
     scale, w = np.exp(scales[pick]), fits[pick][0].T / std
     return scale*w, torch.where(t.sum(0) > 0, scale*(t_mean - w @ mean), -10.)               # a class without a training photo: never
 
-# %% ../nbs/04_transfer.ipynb #e5fa4d2e
+def _groups(dls):
+    "Which training photos are variants of each other, as far as the loaders know"
+    items, splits = dls.train_ds.items, getattr(dls, 'splits', {})
+    if 'group' not in splits: return np.arange(len(items))
+    group = {str(dls.folder/p): g for p, g in zip(splits.path, splits.group)}
+    return pd.factorize(np.array([group[str(i)] for i in items]))[0]
+
+# %% ../nbs/04_transfer.ipynb #3ddce731
 class TransferLearner(Learner):
     "A fastai `Learner` that finds the head of a timm model on stored features, then trains head and backbone"
 
@@ -147,22 +154,15 @@ class TransferLearner(Learner):
         again = self.dls.train.new(shuffle=False, drop_last=False)                          # augmented
         train, valid, *more = self.features(self.dls.test_dl(self.dls.train_ds.items, with_labels=True, bs=64), self.dls.valid, *[again]*(views - 1))
         x, y = (torch.cat(o) for o in zip(train, *more))
-        weight, bias = _ridge_head(x.double(), y, self.model.num_classes, np.tile(self._groups(), views), strengths)
+        weight, bias = _ridge_head(x.double(), y, self.model.num_classes, np.tile(_groups(self.dls), views), strengths)
         with torch.no_grad(): head.weight.copy_(weight), head.bias.copy_(bias)
         self.seen = train[0], valid[0]                                                       # until the backbone is trained
         self._note_head(train, valid, time.perf_counter() - start)
 
     def fit(self, *args, **kwargs):
-        "fastai's `fit`"
+        "fastai's `fit`; the features that were seen before are then no longer the backbone's"
         self.seen = None
         return super().fit(*args, **kwargs)
-
-    def _groups(self):
-        "Which training photos are variants of each other, as far as the loaders know"
-        items, splits = self.dls.train_ds.items, getattr(self.dls, 'splits', {})
-        if 'group' not in splits: return np.arange(len(items))
-        group = {str(self.dls.folder/p): g for p, g in zip(splits.path, splits.group)}
-        return pd.factorize(np.array([group[str(i)] for i in items]))[0]
 
     @torch.no_grad()
     def _note_head(self, train, valid, seconds):
