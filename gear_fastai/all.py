@@ -5,6 +5,7 @@ from .augment import *
 from .cache import *
 from .calibration import *
 from .cnn import *
+from .compare import *
 from .data import *
 from .distill import *
 from .evaluation import *
