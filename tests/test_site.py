@@ -1,9 +1,11 @@
 "The site without Quarto: pages, links, alt texts, sidebar, workflows."
-import re, shutil, subprocess, sys
+import os, re, shutil, subprocess, sys
 from pathlib import Path
 
 import nbformat, pytest, yaml
 from nbconvert import HTMLExporter
+from nbdev.config import get_config
+from nbdev.quarto import refresh_quarto_yml
 
 root = Path(__file__).parent.parent
 sys.path.insert(0, str(root/'tests'))
@@ -12,6 +14,7 @@ from readme import alts
 notebooks = sorted(f for f in (root/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in f.parts)
 texts = [root/f for f in ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'data/README.md', 'models/README.md', 'models/gear/README.md')]
 settings = [*(root/'nbs').glob('*.yml'), *(root/'.github').rglob('*.yml')]
+html = HTMLExporter()
 named = dict(ids=lambda f: f.relative_to(root).as_posix())
 PROCESS = """
 import sys
@@ -50,7 +53,7 @@ def test_notebook_converts(pages, file):
     assert all(c.outputs for c in shown) and bool(shown) == any(re.search(r'^#\| default_exp', c.source, re.M) for c in nbformat.read(file, 4).cells)
     assert page.cells[0].cell_type == 'raw' and 'title:' in page.cells[0].source, 'no H1'
     for c in page.cells: c.metadata.pop('execution', None)      # nbdev's timings, which are not as nbformat wants them
-    assert len(HTMLExporter().from_notebook_node(page)[0]) > 1000
+    assert len(html.from_notebook_node(page)[0]) > 1000
 
 
 @pytest.mark.parametrize('file', notebooks + texts, **named)
@@ -69,8 +72,8 @@ def test_pictures_have_alt_text(file):
     text = markdown(file)
     assert all(alt.strip() and alt != 'png' for alt in re.findall(r'!\[([^\]]*)\]\(', text)), 'a picture without alt text'
     cells = nbformat.read(file, 4).cells if file.suffix == '.ipynb' else []
-    html = [text] + [o.data['text/html'] for c in cells for o in c.get('outputs', []) if 'text/html' in o.get('data', {})]
-    assert all(re.search(r'\balt="[^"]+"', tag) for h in html for tag in re.findall(r'<img\b[^>]*>', h)), '<img> without alt text'
+    tagged = [text] + [o.data['text/html'] for c in cells for o in c.get('outputs', []) if 'text/html' in o.get('data', {})]
+    assert all(re.search(r'\balt="[^"]+"', tag) for h in tagged for tag in re.findall(r'<img\b[^>]*>', h)), '<img> without alt text'
     for c in cells:
         n = sum(any(mime.startswith('image/') for mime in o.get('data', {})) for o in c.get('outputs', []))
         assert not n or len(list(filter(None, alts(c)))) == n, f'{n} picture(s), give as many texts with `#| fig-alt: "…"`:\n{c.source[:200]}'
@@ -85,12 +88,20 @@ def test_every_notebook_is_in_the_sidebar():
 
 
 def test_nbdev_writes_the_settings_that_are_here(tmp_path, monkeypatch):
-    from nbdev.quarto import refresh_quarto_yml
     (tmp_path/'nbs').mkdir()
     shutil.copy(root/'pyproject.toml', tmp_path)
     monkeypatch.chdir(tmp_path)
     refresh_quarto_yml()
     assert (tmp_path/'nbs/nbdev.yml').read_text() == (root/'nbs/nbdev.yml').read_text()
+
+
+def test_docs_workflow_tells_nbdev_where_the_site_is(tmp_path):
+    for name in ('pyproject.toml', 'settings.ini'): shutil.copy(root/name, tmp_path)
+    step, = [s for s in yaml.safe_load((root/'.github/workflows/docs.yml').read_text())['jobs']['build']['steps'] if 'pyproject.toml' in s.get('run', '')]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(['bash', '-ec', step['run']], cwd=tmp_path, env=dict(os.environ, PATH=path, GITHUB_REPOSITORY='someone/fork'), check=True)
+    cfg = get_config(tmp_path)
+    assert (cfg.git_url, cfg.doc_host + cfg.doc_baseurl, cfg.lib_name) == ('https://github.com/someone/fork', 'https://someone.github.io/fork', 'gear_fastai') and cfg.description
 
 
 @pytest.mark.parametrize('file', settings, **named)
