@@ -34,13 +34,13 @@ def _check_port(host, port):
         try: s.bind((host, port))
         except OSError as e: raise AppError(f"{host}:{port}: can't be served there ({e.strerror}); choose another with --port") from None
 
-# %% ../nbs/08a_app.ipynb #ac666e4f
+# %% ../nbs/08a_app.ipynb #a35f607a
 @contextlib.contextmanager
 def serve(
     model=None,  # a model folder; default: `inference.default_model()`
     models='models',  # folder whose model folders can be picked too
     save_to='data/corrected',  # dataset folder for corrected photos
-    port: int = 8866,
+    port: int = 8866,  # that the page is on; `AppError` if it is taken
     host: str = '127.0.0.1',  # that may see the page; '0.0.0.0' for all
     max_mb: float = 50,  # largest photo, megabytes
     patience: float = 60,  # seconds to wait for the server

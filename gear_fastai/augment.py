@@ -27,7 +27,7 @@ def product_mask(
         ground |= ((area > .0025*holes.size) & (pure > .95*area) & (np.arange(n+1) > 0))[holes]
     return ~ground
 
-# %% ../nbs/00a_augment.ipynb #20898763
+# %% ../nbs/00a_augment.ipynb #f9c8edb1
 _OUTDOORS = torch.tensor([[.2, .35, .1], [.45, .55, .2], [.35, .25, .15], [.6, .5, .35], [.3, .3, .3], [.62, .6, .57], [.95, .96, .98], [.55, .7, .9], [.82, .88, .95], [.2, .35, .45],
                           [.08, .12, .06], [.8, .7, .5], [.05, .05, .06], [.5, .35, .25]])          # of grass, earth, rock, snow, sky, water, woods, sand, night, timber
 
@@ -53,8 +53,11 @@ def _textures(n, size):
     colour, grain = _colours(n), .04*torch.rand(n, 1, 1, 1)*torch.randn(n, 3, size, size)
     return colour + (_colours(n) - colour)*torch.rand(n, 1, 1, 1)*mix + grain
 
-def random_grounds(n, size):
-    "Made-up surroundings (n, 3, size, size) in [0, 1]: a texture, and above a horizon, in half of them, another"
+def random_grounds(
+    n: int,  # pictures
+    size: int,  # side, pixels
+) -> Tensor:  # (n, 3, size, size) in [0, 1]
+    "Made-up surroundings: a texture, and above a horizon, in half of them, another"
     x, k = _textures(n, size), torch.nonzero(torch.rand(n) < .5).flatten()
     if not (m := len(k)): return x.clamp(0, 1)
     row, col = torch.linspace(0, 1, size)[:, None], torch.linspace(-.5, .5, size)
@@ -63,7 +66,7 @@ def random_grounds(n, size):
     x[k] = _textures(m, size)*(1 - below) + x[k]*below
     return (x*(.5 + .7*torch.rand(n, 1, 1, 1))).clamp(0, 1)
 
-# %% ../nbs/00a_augment.ipynb #d9c044e0
+# %% ../nbs/00a_augment.ipynb #0ee317ca
 def load_grounds(
     folder,  # of pictures, searched with its sub-folders
     most: int = 500,  # pictures to keep
@@ -77,8 +80,12 @@ def load_grounds(
     if not pictures: raise PhotoError(f'{folder}: no pictures there to lay photos on')
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
-def crop_grounds(pictures, n, size):
-    "Random parts, mirrored or not, of random pictures: (n, 3, size, size) in [0, 1]"
+def crop_grounds(
+    pictures: Tensor,  # uint8, (M, 3, S, S), of `load_grounds`
+    n: int,  # parts
+    size: int,  # side of a part, pixels
+) -> Tensor:  # (n, 3, size, size) in [0, 1]
+    "Random parts, mirrored or not, of random pictures"
     side, out = pictures.shape[-1], []
     for k in torch.randint(len(pictures), (n,)):
         s = int(torch.empty(1).uniform_(.4, 1)*side)
@@ -112,7 +119,7 @@ def _cover(x, p):
     x[k] = torch.where(patch.to(x.device), colour.to(x.device), x[k])
     return x
 
-# %% ../nbs/00a_augment.ipynb #ac101d41
+# %% ../nbs/00a_augment.ipynb #cbba5803
 class Augment(RandTransform):
     "Random geometry, colour and a covered patch for a training batch, (N, 3, H, W) in [0, 1], on white"
     order, split_idx = 20, 0
@@ -155,7 +162,7 @@ class Augment(RandTransform):
         k = torch.nonzero(torch.rand(len(x)) < self.ground).flatten()
         if len(k):
             mask = torch.zeros_like(negative[:, :1])
-            mask[k] = torch.stack([self.mask(im) for im in x[k]]).to(x.device)
+            mask[k] = torch.stack([self._mask(im) for im in x[k]]).to(x.device)
             negative = torch.cat([negative, mask], 1)
         warped = self._warp(negative)
         out = _recolour(warped[:, :3], self.hue, self.saturation, self.strength, self.grey).clamp_(0, 1).neg_().add_(1)
@@ -163,4 +170,4 @@ class Augment(RandTransform):
         return TensorImage(_cover(out, self.cover))
 
     @staticmethod
-    def mask(im): return torch.from_numpy(product_mask((im.permute(1, 2, 0)*255).round().byte().cpu().numpy())).float()[None]
+    def _mask(im): return torch.from_numpy(product_mask((im.permute(1, 2, 0)*255).round().byte().cpu().numpy())).float()[None]

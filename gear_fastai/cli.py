@@ -53,7 +53,7 @@ def command():
     sys.stdout.flush(); sys.stderr.flush()
     os._exit(code or 0)
 
-# %% ../nbs/09_cli.ipynb #201a3213
+# %% ../nbs/09_cli.ipynb #d551dfa9
 @main.group()
 def data():
     "Make, fetch, audit and split datasets."
@@ -90,7 +90,7 @@ def audit(folder, as_json):
 @click.option('--method', type=click.Choice(['grouped', 'random']), default='grouped', help='grouped: variants and near-copies of a product stay on one side.')
 @click.option('--valid', default=.15, help='Fraction for validation.')
 @click.option('--test', default=.15, help='Fraction for the test.')
-@click.option('--seed', default=42)
+@click.option('--seed', default=42, help='Another seed makes another split.')
 @click.option('--force', is_flag=True, help='Replace an existing manifest.')
 def split(folder, method, valid, test, seed, force):
     "Split the photos in DIR into train, valid and test: writes DIR/splits.csv."
@@ -111,7 +111,7 @@ def merge(out, folders, classes):
         df = merge_datasets(folders, out, read_class_map(classes) if classes else None)
         click.echo(f'{out}: ' + ', '.join(f'{n} photos of {s}' for s, n in df.source.value_counts().items()))
 
-# %% ../nbs/09_cli.ipynb #3462ed06
+# %% ../nbs/09_cli.ipynb #5fa64fd0
 @main.command()
 @click.argument('folder', metavar='DIR')
 @click.option('--arch', default='gear_cnn', help='gear_cnn, gear_cnn_small or challenge_cnn (by hand, from scratch), or any timm name (transfer learning).')
@@ -121,7 +121,7 @@ def merge(out, folders, classes):
 @click.option('--size', type=click.IntRange(32), default=None, help='Side of the photos, pixels.  [default: 96 by hand (64 for gear_cnn_small), 160 with a backbone]')
 @click.option('--bs', type=click.IntRange(2), default=None, help='Photos a batch.  [default: 64 by hand, 32 with a backbone]')
 @click.option('--lr', type=float, default=None, help='Largest learning rate.')
-@click.option('--seed', default=42)
+@click.option('--seed', default=42, help='Of all that is left to chance: split, weights, batches.')
 @click.option('--split', type=click.Choice(['grouped', 'random']), default='grouped', help='How to split if DIR has no splits.csv yet.')
 @click.option('--teacher', default=None, help="timm name of a backbone that teaches a network built by hand; --weights are then the teacher's.")
 @click.option('--ground', type=click.FloatRange(0, 1), default=None, help='Share of the training photos that are cut out and laid on another ground.  [default: 0; 0.6 with --teacher, 0.5 with --backgrounds]')
@@ -156,7 +156,7 @@ def _known_arch(arch, epochs):
     if not timm.is_model(arch.split('.')[0]): raise click.BadParameter(f"timm has no '{arch}'", param_hint='--arch')
     if arch in HAND_BUILT and epochs == 0: raise click.BadParameter(f'{arch} has no pretrained weights to freeze; give at least 1', param_hint='--epochs')
 
-# %% ../nbs/09_cli.ipynb #edf5c337
+# %% ../nbs/09_cli.ipynb #21e4db84
 @main.command()
 @click.argument('model')
 @click.argument('folder', metavar='DIR')
@@ -206,7 +206,7 @@ def _told(extra):
     for kind, r in extra.get('others', {}).items(): yield f'other things, {kind}', f"{r['n']:.0f} pictures, not sure of {r['not_sure']:.1%}, area under the curve {r['auroc']:.3f}"
     if 'report' in extra: yield 'report', extra['report']
 
-# %% ../nbs/09_cli.ipynb #f20553e2
+# %% ../nbs/09_cli.ipynb #7e854d17
 @main.command()
 @click.argument('photos', nargs=-1, required=True, metavar='PHOTO|DIR...')
 @click.option('--model', default=None, help='Model folder.  [default: $GEAR_FASTAI_MODEL, or the model in the box]')
@@ -241,12 +241,12 @@ def _bar(answers):
     from tqdm import tqdm
     return tqdm(answers, unit=' photos', disable=sys.stdout.isatty() or not sys.stderr.isatty())
 
-# %% ../nbs/09_cli.ipynb #6e3ddd2f
+# %% ../nbs/09_cli.ipynb #0444c5e6
 @main.command()
 @click.option('--model', default=None, help='Model folder.  [default: $GEAR_FASTAI_MODEL, or the model in the box]')
 @click.option('--models', default='models', help='Folder of models to pick from.')
 @click.option('--save-to', default='data/corrected', help='Dataset folder for photos whose label was corrected.')
-@click.option('--port', type=click.IntRange(1, 65535), default=8866)
+@click.option('--port', type=click.IntRange(1, 65535), default=8866, help='Port to serve at.')
 @click.option('--host', default='127.0.0.1', help='Address to serve at; 0.0.0.0 lets other machines see the page.')
 @click.option('--max-mb', type=click.FloatRange(0, min_open=True), default=50, help='Largest photo, megabytes.')
 def app(**options):
@@ -259,7 +259,7 @@ def app(**options):
         try: server.wait()
         except KeyboardInterrupt: click.echo('ended')
 
-# %% ../nbs/09_cli.ipynb #32e5d832
+# %% ../nbs/09_cli.ipynb #82fc1a69
 @main.command()
 @click.option('--data', 'folder', default='data/sample', help='Where to draw the sample set.')
 @click.option('--models', default='models', help='Where to save the models.')

@@ -45,14 +45,22 @@ class ChallengeCNN(nn.Module):
     def reset_classifier(self, num_classes, global_pool=None):
         self.num_classes, self.fc = num_classes, nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
-# %% ../nbs/03_cnn.ipynb #0f904c5b
-def conv(i, o, k=3, stride=1, act=True):
-    "Convolution, batch normalisation, and ReLU if `act`"
+# %% ../nbs/03_cnn.ipynb #6f62f59d
+def conv(
+    i: int,  # channels in
+    o: int,  # channels out
+    k: int = 3,  # side of the kernel
+    stride: int = 1,  # pixels from one place of the kernel to the next
+    act: bool = True,  # end with a ReLU?
+) -> nn.Sequential:  # (N, i, H, W) → (N, o, H/stride, W/stride)
+    "Convolution, batch normalisation, ReLU"
     return nn.Sequential(nn.Conv2d(i, o, k, stride, padding=(k-1)//2, bias=False), nn.BatchNorm2d(o), *([nn.ReLU(inplace=True)] if act else []))
 
 class Residual(nn.Module):
     "Two convolutions that add to their input: (N, C, H, W) → the same"
-    def __init__(self, c):
+    def __init__(self,
+        c: int,  # channels
+    ):
         super().__init__()
         self.convs = nn.Sequential(conv(c, c), conv(c, c, act=False))
         nn.init.zeros_(self.convs[1][1].weight)     # at first the shortcut alone
@@ -114,10 +122,10 @@ def challenge_cnn(pretrained=False, **kwargs) -> ChallengeCNN:
     "The challenge's starting point: conv – pool – conv – pool – dense"
     return build_model_with_cfg(ChallengeCNN, 'challenge_cnn', pretrained, **kwargs)
 
-# %% ../nbs/03_cnn.ipynb #7c22ee60
+# %% ../nbs/03_cnn.ipynb #45fa4ba6
 def muon(
     params,  # of the network
-    lr: float = 3e-3,
+    lr: float = 3e-3,  # learning rate of all of them
     **kwargs,  # to `timm.optim.Muon`
 ) -> OptimWrapper:
     "timm's Muon for fastai: weights of convolutions and dense layers take orthogonalised steps, all else AdamW's"

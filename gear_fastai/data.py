@@ -132,11 +132,11 @@ def groups(
     i, j = np.concatenate([by_product, alike[label[alike[:, 0]] == label[alike[:, 1]]]]).T
     return connected_components(coo_array((np.ones(len(i), bool), (i, j)), shape=(len(seen),)*2), directed=False)[1]
 
-# %% ../nbs/01_data.ipynb #5ae47787
+# %% ../nbs/01_data.ipynb #3b661afa
 @dataclass
 class Audit:
     "What is in a dataset folder: shows as a report, `to_dict()` for other code"
-    folder: str
+    folder: str  # that was looked through
     counts: dict  # label → photos
     unreadable: dict  # path → why
     copies: list  # groups of paths with the same bytes
@@ -145,7 +145,9 @@ class Audit:
     sizes: dict  # smallest, median and largest of width, height (pixels) and aspect (width / height)
     grouped: int  # photos that share a group with another
 
-    def to_dict(self): return dataclasses.asdict(self)
+    def to_dict(self) -> dict:
+        "All of it in plain types, for JSON"
+        return dataclasses.asdict(self)
 
     def _lines(self, most=5):
         n, few, many = sum(self.counts.values()), min(self.counts.values()), max(self.counts.values())
@@ -227,10 +229,10 @@ def _warn_gaps(df, folder, test):
             warnings.warn(f'{folder}: too few photos of {", ".join(gap)} for any in the {name} split')
     if (df.split == 'valid').sum() == 0: raise DataError(f'{folder}: too few photos to set any aside for validation; add some')
 
-# %% ../nbs/01_data.ipynb #cadd24fc
+# %% ../nbs/01_data.ipynb #657f28ac
 def fold_splits(
     splits: pd.DataFrame,  # path, label, group, of `split_dataset`
-    folds: int = 5,
+    folds: int = 5,  # parts of about as many photos
     seed: int = 42,
 ) -> list:  # of such tables, one per fold: `test` the fold, `valid` a twelfth of the rest (more, if a class has fewer than 12), `train` what is left
     "Splits for cross-validation: each photo is tested in one fold, and no group is torn apart"
@@ -280,10 +282,14 @@ def read_splits(
     if len(odd := set(df.split) - {'train', 'valid', 'test'}): raise DataError(f"{path}: split '{sorted(odd)[0]}'; only train, valid and test are known")
     return df
 
-# %% ../nbs/01_data.ipynb #404e27ce
+# %% ../nbs/01_data.ipynb #6e27b3e8
 class PhotoTransform(Transform):
     "Anything `open_photo` takes → a squared `PILImage` of `size` pixels"
-    def __init__(self, size, cache=None): self.size, self.cache = size, cache
+    def __init__(self,
+        size: int,  # side, pixels
+        cache: PhotoCache = None,  # where the photos are already decoded at this size
+    ): self.size, self.cache = size, cache
+
     def __getstate__(self): return dict(self.__dict__, cache=None)                # pixels don't belong into an exported Learner
 
     def encodes(self, src):

@@ -11,14 +11,14 @@ from .augment import Augment
 from .data import dataloaders
 from .transfer import frozen, transfer_learner
 
-# %% ../nbs/04b_distill.ipynb #a0caeb08
+# %% ../nbs/04b_distill.ipynb #1694e769
 class Lessons(DataLoader):
     "Batches of kept pictures: (TensorImage, opinions, labels); each epoch one variation of each photo, mirrored or not"
     def __init__(self,
         pictures: Tensor,  # uint8, (variations, N, 3, S, S)
         opinions: Tensor,  # (variations, N, classes), logits
         labels: Tensor,  # int64, (N,)
-        bs: int = 32,
+        bs: int = 32,  # photos in a batch
         **kwargs,  # to `DataLoader`
     ):
         super().__init__(range(len(labels)), bs=min(bs, len(labels)), shuffle=True, drop_last=True, after_batch=Pipeline([IntToFloatTensor()]), **kwargs)
@@ -61,12 +61,12 @@ def take_lessons(
 
 def _shrink(x, size): return (F.interpolate(x.as_subclass(Tensor), size=(size, size), mode='bilinear', antialias=True)*255).round().clamp(0, 255).byte()
 
-# %% ../nbs/04b_distill.ipynb #9ae47d82
+# %% ../nbs/04b_distill.ipynb #9f68f393
 class TaughtLoss(CrossEntropyLossFlat):
     "Cross-entropy, and where there is an opinion mostly the divergence from it"
     def __init__(self,
         trust: float = .8,  # weight of the opinion, 0 to 1; the label has the rest
-        label_smoothing: float = .1,
+        label_smoothing: float = .1,  # part of the label's weight that goes to all classes alike
     ):
         super().__init__(label_smoothing=label_smoothing)
         self.trust = trust

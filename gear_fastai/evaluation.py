@@ -68,7 +68,7 @@ def note_test_use(
         with contextlib.suppress(OSError): pd.concat([before, pd.DataFrame([[splits, model, time.strftime('%Y-%m-%d %H:%M')]], columns=before.columns)]).to_csv(log, index=False)
     return len(others - {model})
 
-# %% ../nbs/07_evaluation.ipynb #acc1cd83
+# %% ../nbs/07_evaluation.ipynb #23059492
 def _grouped_counts(truth, pred, group, n):
     "(groups, 3·n): for each group the photos right, of each true class and of each predicted class"
     g, _ = pd.factorize(np.asarray(group))
@@ -89,8 +89,8 @@ def bootstrap_ci(
     truth: np.ndarray,  # int, (n,): true classes
     pred: np.ndarray,  # int, (n,): predicted classes
     group,  # (n,): equal for photos that aren't independent
-    classes: int,
-    draws: int = 2000,
+    classes: int,  # how many there are
+    draws: int = 2000,  # of as many groups as there are
     seed: int = 0,
 ) -> dict:  # `accuracy` and `macro_f1`: (low, high)
     "95 % intervals by drawing groups with replacement; accuracy's no narrower than Wilson's"
@@ -100,18 +100,18 @@ def bootstrap_ci(
     wilson = binomtest(int((truth == pred).sum()), len(truth)).proportion_ci(method='wilson')
     return dict(accuracy=(min(acc[0], wilson.low), max(acc[1], wilson.high)), macro_f1=tuple(f1))
 
-# %% ../nbs/07_evaluation.ipynb #10367829
+# %% ../nbs/07_evaluation.ipynb #5d348a47
 @dataclass(repr=False)
 class Evaluation:
     "A model's figures on a dataset"
     n: int  # photos scored
-    accuracy: float
-    accuracy_ci95: tuple
+    accuracy: float  # share of right answers, 0 to 1
+    accuracy_ci95: tuple  # (low, high), see `bootstrap_ci`
     macro_f1: float  # mean of the classes' F1
-    macro_f1_ci95: tuple
+    macro_f1_ci95: tuple  # (low, high)
     per_class: dict  # label → precision, recall, f1, n
     confusion: list  # rows: true class, columns: predicted class, in the order of `labels`
-    labels: list
+    labels: list  # the classes, sorted
     unreadable: dict  # path → why; not scored
     how: str  # what was scored, in words
     calibration_error: float = None  # expected, of the answers' confidence
@@ -121,7 +121,9 @@ class Evaluation:
     per_source: dict = dataclasses.field(default_factory=dict)  # source → n, accuracy; where the dataset has several
     answers: pd.DataFrame = dataclasses.field(compare=False, default=None)  # path, label, predicted (sure or not), sure, similarity, confidence, p_true
 
-    def to_dict(self): return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != 'answers'}
+    def to_dict(self) -> dict:
+        "All but the answers, for JSON"
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != 'answers'}
 
     def __str__(self):
         per = pd.DataFrame(self.per_class).T.astype({'n': int}).round(3)
@@ -132,7 +134,9 @@ class Evaluation:
         return '\n'.join(lines + [f'not read: {k} ({v})' for k, v in self.unreadable.items()])
     __repr__ = __str__
 
-    def top_losses(self, n=9) -> pd.DataFrame:
+    def top_losses(self,
+        n: int = 9,  # photos
+    ) -> pd.DataFrame:  # rows of `answers`, least probable first
         "The answers that were most wrong: least probability for the true class"
         return self.answers.sort_values('p_true').head(n).reset_index(drop=True)
 
@@ -192,11 +196,11 @@ def _evaluation(labels, df, how):
                       calibration_error(answers.confidence, right), calibration_error(df.cooler, right), float(sure.mean()), float(right[sure].mean()) if sure.any() else None,
                       sources.to_dict('index') if len(sources) > 1 else {}, answers)
 
-# %% ../nbs/07_evaluation.ipynb #1f174931
+# %% ../nbs/07_evaluation.ipynb #e21b7456
 def cross_validate(
     folder,  # a dataset
     out,  # folder for the folds' models; those that are there are used
-    folds: int = 5,
+    folds: int = 5,  # models to train
     seed: int = 42,  # of the folds
     grouped: bool = True,  # keep variants of a product in one fold; else shuffle, as one should not
     progress: bool = True,  # tell of each fold

@@ -20,7 +20,7 @@ from PIL import Image
 from .folder import ModelError, read_checked, read_gear
 from .photo import PhotoError, list_photos, normalize, open_photo, thumbnail, to_array
 
-# %% ../nbs/06_inference.ipynb #fc09e3fc
+# %% ../nbs/06_inference.ipynb #7a0547b4
 @dataclass(frozen=True)
 class Prediction:
     "What a model says of one photo"
@@ -37,8 +37,15 @@ class Prediction:
         "The most probable class, sure or not"
         return max(self.probabilities, key=self.probabilities.get, default=None)
 
-    def top(self, n=3): return sorted(self.probabilities.items(), key=lambda kv: -kv[1])[:n]
-    def to_dict(self): return {k: getattr(self, k) for k in ('path', 'label', 'confidence', 'probabilities', 'similarity', 'error')}
+    def top(self,
+        n: int = 3,  # classes
+    ) -> list:  # (class, probability)
+        "The most probable classes, most probable first"
+        return sorted(self.probabilities.items(), key=lambda kv: -kv[1])[:n]
+
+    def to_dict(self) -> dict:
+        "All but the photo, for JSON"
+        return {k: getattr(self, k) for k in ('path', 'label', 'confidence', 'probabilities', 'similarity', 'error')}
     def __str__(self): return self.error or f"{self.path or 'photo'}: {self.label or f'not sure, perhaps {self.guess}'} ({self.confidence:.1%})"
 
     def _repr_html_(self):
@@ -210,10 +217,10 @@ def write_csv(
 
 def _rounded(v): return v if v is None else round(v, 6)
 
-# %% ../nbs/06_inference.ipynb #abc7d6ff
+# %% ../nbs/06_inference.ipynb #13b9cbe9
 def show_predictions(
     predictions,  # list of `Prediction`
-    cols: int = 5,
+    cols: int = 5,  # photos in a row
     truth: list = None,  # the right labels; wrong predictions are then marked
 ):  # matplotlib figure
     "A grid of the photos with label and confidence"

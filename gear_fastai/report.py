@@ -70,12 +70,12 @@ def looked_at(
     odds = np.log(probs/(1 - probs))[:, probs[0].argmax()]
     return (odds[0] - odds[1:]).reshape(parts, parts)
 
-# %% ../nbs/07a_report.ipynb #72748249
+# %% ../nbs/07a_report.ipynb #24fdf718
 def show_looked_at(
     clf: GearClassifier,
     answers: pd.DataFrame,  # path, label, predicted, confidence, of an `Evaluation`
     folder,  # that the paths are relative to
-    cols: int = 4,
+    cols: int = 4,  # photos in a row
 ):  # matplotlib figure
     "Photos, each beside a map of where the network looked"
     rows = -(-len(answers)//cols)

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 from fastai.vision.all import *
 
-# %% ../nbs/02_training.ipynb #c72665a5
+# %% ../nbs/02_training.ipynb #b8326e61
 class EpochRecorder(Recorder):
     "fastai's `Recorder` with the true average training loss of each epoch, and a `history` over all fits"
     name = 'recorder'
@@ -45,7 +45,10 @@ class EpochRecorder(Recorder):
             self.add_row(seconds=seconds, **dict(zip(names, self.log[1:])))
         super().after_epoch()
 
-    def add_row(self, seconds, **values):
+    def add_row(self,
+        seconds: float,  # that the epoch took
+        **values,  # train_loss, valid_loss, metrics
+    ):
         "Note an epoch's losses and metrics in the history"
         self.history.append(dict(epoch=len(self.history), **values, seconds=round(seconds, 2)))
 
@@ -62,7 +65,7 @@ def to_frame(self: EpochRecorder) -> pd.DataFrame:  # epoch, train_loss, valid_l
     "The history as a table"
     return pd.DataFrame(self.history)
 
-# %% ../nbs/02_training.ipynb #2fbc9e22
+# %% ../nbs/02_training.ipynb #f37084b2
 def parting(
     history: pd.DataFrame,  # with columns train_loss and valid_loss
 ) -> int:  # index of a row; None if the curves don't part
@@ -72,7 +75,7 @@ def parting(
     return int(first) if first < len(history) else None
 
 def best_epoch(
-    history: pd.DataFrame,
+    history: pd.DataFrame,  # a row per epoch
     monitor: str = 'valid_loss',  # a loss is best when small, any other column when large
 ) -> int:  # index of a row
     "The epoch with the best `monitor`; the first of equals"
@@ -101,7 +104,11 @@ def plot_history(
     return ax
 
 @patch
-def plot_epochs(self: EpochRecorder, saved: int = None, ax=None):
+def plot_epochs(
+    self: EpochRecorder,
+    saved: int = None,  # epoch that was saved, see `plot_history`
+    ax=None,
+):  # matplotlib axes
     "`plot_history` of what was recorded"
     return plot_history(self.to_frame(), saved, ax)
 
@@ -125,7 +132,7 @@ def speed_callbacks() -> list:
     if torch.cuda.is_available(): return [MixedPrecision(AMPMode.BF16 if torch.cuda.is_bf16_supported() else AMPMode.FP16)]
     return [CPUAutocast()] if fast_bf16() else []
 
-# %% ../nbs/02_training.ipynb #1d2a046f
+# %% ../nbs/02_training.ipynb #bbe4407f
 def set_normalize(
     dls: DataLoaders,
     mean: tuple,  # 3 numbers, of values in [0, 1]
@@ -139,7 +146,7 @@ def set_normalize(
 def photo_learner(
     dls: DataLoaders,
     model: nn.Module,  # with timm's `pretrained_cfg`
-    cls: type = Learner,
+    cls: type = Learner,  # `Learner` or a class made from it
     cbs: list = None,  # further callbacks
     **kwargs,  # to `Learner`
 ) -> Learner:

@@ -138,7 +138,7 @@ def _groups(dls):
     group = {str(dls.folder/p): g for p, g in zip(splits.path, splits.group)}
     return pd.factorize(np.array([group[str(i)] for i in items]))[0]
 
-# %% ../nbs/04_transfer.ipynb #4f03ba3f
+# %% ../nbs/04_transfer.ipynb #43b535e5
 class TransferLearner(Learner):
     "A fastai `Learner` that finds the head of a timm model on stored features, then trains head and backbone"
 
@@ -184,7 +184,8 @@ class TransferLearner(Learner):
         base_lr: float = 1e-3,  # the head's learning rate is half of it
         freeze_epochs: int = 1,  # 0: leave the head as it is; else in how many views of each photo the frozen backbone looks at it, see `fit_head`
         lr_mult: float = 100,  # the learning rate of the backbone's first half is that much smaller than the head's, its second half's is in between
-        pct_start: float = 0.3, div: float = 5.0,
+        pct_start: float = 0.3,  # share of the steps in which the learning rate rises
+        div: float = 5.0,  # it starts that much below its height
         deep: bool = False,  # train all of the backbone; else its first half, which knows edges and textures, stays as it is: nearly three times as fast
         **kwargs,
     ):

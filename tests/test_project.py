@@ -36,6 +36,13 @@ def test_named_packages_are_required():
     assert {'fastai', 'torch', 'torchvision', 'timm', 'nbdev', 'matplotlib', 'pillow', 'ipywidgets'} <= names
 
 
+def test_licences_are_listed():
+    "One row of .github/LICENCES.md for each package that users get"
+    rows = {r.split('|')[1].strip().lower(): r.split('|')[2].strip() for r in (root/'.github/LICENCES.md').read_text().splitlines() if r.startswith('|')}
+    names = {Requirement(r).name.lower() for r in f"{cfg['requirements']} {cfg['app_requirements']}".split()}
+    assert set(rows) - {'name'} - {r for r in rows if set(r) == {'-'}} == names and 'UNKNOWN' not in rows.values(), 'run `make licences`'
+
+
 def test_importing_the_package_is_light():
     code = 'import sys, gear_fastai; dir(gear_fastai); print(sorted({"torch", "fastai", "timm", "onnxruntime", "numpy"} & set(sys.modules)))'
     assert python(code) == '[]'
