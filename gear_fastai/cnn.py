@@ -14,8 +14,15 @@ from timm.optim import Muon
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from .training import photo_learner
 
-# %% ../nbs/03_cnn.ipynb #dc82c139
-class ChallengeCNN(nn.Module):
+# %% ../nbs/03_cnn.ipynb #9620ae67
+class _HandBuilt(nn.Module):
+    "What timm asks of a network: features, then a head whose last layer `fc` can be replaced"
+    def forward(self, x): return self.forward_head(self.forward_features(x))
+    def get_classifier(self): return self.fc
+    def reset_classifier(self, num_classes, global_pool=None):
+        self.num_classes, self.fc = num_classes, nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+
+class ChallengeCNN(_HandBuilt):
     "Input → conv → pool → conv → pool → dense"
     def __init__(self,
         num_classes: int = 12,
@@ -40,12 +47,7 @@ class ChallengeCNN(nn.Module):
         x = self.drop(x.flatten(1))
         return x if pre_logits else self.fc(x)
 
-    def forward(self, x): return self.forward_head(self.forward_features(x))
-    def get_classifier(self): return self.fc
-    def reset_classifier(self, num_classes, global_pool=None):
-        self.num_classes, self.fc = num_classes, nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-
-# %% ../nbs/03_cnn.ipynb #6f62f59d
+# %% ../nbs/03_cnn.ipynb #4fbc2e90
 def conv(
     i: int,  # channels in
     o: int,  # channels out
@@ -67,7 +69,7 @@ class Residual(nn.Module):
 
     def forward(self, x): return F.relu(x + self.convs(x))
 
-class GearCNN(nn.Module):
+class GearCNN(_HandBuilt):
     "Input → convolution stages with pooling between → global pooling → dense"
     def __init__(self,
         num_classes: int = 12,
@@ -93,11 +95,6 @@ class GearCNN(nn.Module):
     def forward_head(self, x, pre_logits=False):
         x = self.drop(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))
         return x if pre_logits else self.fc(x)
-
-    def forward(self, x): return self.forward_head(self.forward_features(x))
-    def get_classifier(self): return self.fc
-    def reset_classifier(self, num_classes, global_pool=None):
-        self.num_classes, self.fc = num_classes, nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
 # %% ../nbs/03_cnn.ipynb #70a9e97e
 _cfg = dict(mean=(.5, .5, .5), std=(.25, .25, .25), interpolation='bicubic', crop_pct=1., num_classes=12, classifier='fc', pool_size=None)
