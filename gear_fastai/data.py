@@ -28,7 +28,7 @@ from .photo import SUFFIXES, PhotoError, list_photos, normalize, open_photo, squ
 class DataError(ValueError):
     "A dataset that can't be used; the message names the folder or file and the way out"
 
-# %% ../nbs/01_data.ipynb #20e90d2a
+# %% ../nbs/01_data.ipynb #a0acfca1
 def list_dataset(
     folder,  # one sub-folder per class
 ) -> pd.DataFrame:  # `path` (relative, with forward slashes) and `label`, sorted
@@ -36,7 +36,7 @@ def list_dataset(
     folder = Path(folder)
     if not folder.is_dir(): raise DataError(f'{folder}: no such folder')
     paths = [p.relative_to(folder).as_posix() for p in list_photos(folder) if p.parent != folder]
-    df = pd.DataFrame(dict(path=paths, label=[p.split('/', 1)[0] for p in paths]), dtype=object)
+    df = pd.DataFrame(dict(path=paths, label=[p.split('/', 1)[0] for p in paths]))
     if df.empty: raise DataError(f'{folder}: no photos in it; give a folder with one sub-folder of photos per class')
     if df.label.nunique() < 2:
         raise DataError(f'{folder}: only one class ({df.label[0]}); at least two sub-folders with photos are needed')
