@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['cache_folder', 'cache_limit', 'PhotoCache']
 
-# %% ../nbs/00b_cache.ipynb #84dabdbb
+# %% ../nbs/00b_cache.ipynb #b00c8c61
 import hashlib, os, tempfile, warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, PIL, pooch
+from tqdm import tqdm
 from .photo import PhotoError, to_array
 
 # %% ../nbs/00b_cache.ipynb #2c9df359
@@ -38,7 +39,7 @@ def _remove_oldest(folder, limit):
     for total, (_, _, f) in zip(np.cumsum([size for _, size, _ in files]), files):
         if total > limit: f.unlink(missing_ok=True)
 
-# %% ../nbs/00b_cache.ipynb #61d37772
+# %% ../nbs/00b_cache.ipynb #97f4fb6f
 class PhotoCache:
     "The squared pixels of photo files, decoded once; photos beyond the limit, or changed since, are decoded at each use"
     def __init__(self,
@@ -86,7 +87,12 @@ class PhotoCache:
                 raise
         with ThreadPoolExecutor(os.cpu_count()) as pool: return np.stack(list(pool.map(read, rows)))
 
-    def _chunks(self): return (self._decode(range(i, min(i + 256, self.kept)), black=True) for i in range(0, self.kept, 256))
+    def _chunks(self):
+        "All that is kept, decoded 256 at a time; with a bar at a terminal, if it takes longer"
+        with tqdm(total=self.kept, desc='decoding', unit='photo', delay=5, disable=None, leave=False) as bar:
+            for i in range(0, self.kept, 256):
+                yield (x := self._decode(range(i, min(i + 256, self.kept)), black=True))
+                bar.update(len(x))
 
     def _fill(self):
         "Decode the photos into a new file; into memory if none can be written"
@@ -98,7 +104,13 @@ class PhotoCache:
         except OSError as e:
             warnings.warn(f'{self.folder}: decoded photos can\'t be kept there ({e.strerror}); they are kept in memory, for this run')
             pixels = None
-        return np.concatenate(list(self._chunks())) if pixels is None else pixels
+        return self._in_memory() if pixels is None else pixels
+
+    def _in_memory(self):
+        "The pixels as an array, filled where it is, so that they are never there twice"
+        pixels = np.empty((self.kept, self.size, self.size, 3), np.uint8)
+        for i, x in enumerate(self._chunks()): pixels[256*i:256*i + len(x)] = x
+        return pixels
 
     def _write(self):
         "Write pixels and their digest to a temporary file that then gets the right name; anew, if a photo was changed meanwhile"

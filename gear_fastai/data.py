@@ -7,15 +7,15 @@ __all__ = ['MANIFEST', 'GEAR_URL', 'DataError', 'list_dataset', 'scan', 'source'
            'audit', 'split_dataset', 'fold_splits', 'manifest_path', 'write_splits', 'read_splits', 'PhotoTransform',
            'PhotoDL', 'PhotoBlock', 'photo_datablock', 'dataloaders', 'unpack', 'fetch']
 
-# %% ../nbs/01_data.ipynb #75829b6a
-import dataclasses, hashlib, io, os, re, shutil, tempfile, warnings, zipfile
+# %% ../nbs/01_data.ipynb #d5707021
+import dataclasses, hashlib, math, os, re, shutil, tempfile, warnings, zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
+from itertools import combinations, count, pairwise
 import imagehash, numpy as np, pandas as pd, pooch
 from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from sklearn.model_selection import StratifiedGroupKFold
 from fastai.vision.all import *
 from PIL import ExifTags
@@ -28,15 +28,15 @@ from .photo import SUFFIXES, PhotoError, list_photos, normalize, open_photo, squ
 class DataError(ValueError):
     "A dataset that can't be used; the message names the folder or file and the way out"
 
-# %% ../nbs/01_data.ipynb #05eb1e1a
+# %% ../nbs/01_data.ipynb #a0acfca1
 def list_dataset(
     folder,  # one sub-folder per class
 ) -> pd.DataFrame:  # `path` (relative, with forward slashes) and `label`, sorted
     "The photos of a dataset folder with their labels; `DataError` if there are none or only one class"
     folder = Path(folder)
     if not folder.is_dir(): raise DataError(f'{folder}: no such folder')
-    rows = [(p.relative_to(folder).as_posix(), p.relative_to(folder).parts[0]) for p in list_photos(folder) if p.parent != folder]
-    df = pd.DataFrame(rows, columns=['path', 'label'])
+    paths = [p.relative_to(folder).as_posix() for p in list_photos(folder) if p.parent != folder]
+    df = pd.DataFrame(dict(path=paths, label=[p.split('/', 1)[0] for p in paths]))
     if df.empty: raise DataError(f'{folder}: no photos in it; give a folder with one sub-folder of photos per class')
     if df.label.nunique() < 2:
         raise DataError(f'{folder}: only one class ({df.label[0]}); at least two sub-folders with photos are needed')
@@ -45,30 +45,35 @@ def list_dataset(
         warnings.warn(f'{folder}: no photos in {", ".join(empty)}; left out')
     return df
 
-# %% ../nbs/01_data.ipynb #c6113162
-def _upright_size(raw):
-    "Width and height of the picture in `raw`, as it is looked at"
-    with Image.open(io.BytesIO(raw)) as im:
+# %% ../nbs/01_data.ipynb #2c0206b8
+def _upright_size(path):
+    "Width and height of the picture in a file, as it is looked at"
+    with Image.open(path) as im:
         try: turned = im.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
         except (SyntaxError, ValueError, TypeError, KeyError, ZeroDivisionError): turned = False      # unreadable EXIF says nothing, as in `photo`
         return im.size[::-1] if turned else im.size
 
-def _look(folder, path):
+def _look(path):
     "One photo's facts: width, height, digest of its file, perceptual hash, error"
     try:
-        raw = (Path(folder)/path).read_bytes()
-        phash = int(str(imagehash.phash(square(open_photo(raw or Path(folder)/path, 128), 128))), 16)
-        return path, *_upright_size(raw), hashlib.blake2b(raw, digest_size=16).hexdigest(), phash, None
-    except (PhotoError, OSError) as e: return path, 0, 0, '', 0, str(e).split(': ', 1)[-1]
+        phash = int(str(imagehash.phash(square(open_photo(path, 128), 128))), 16)
+        with open(path, 'rb') as f: digest = hashlib.file_digest(f, partial(hashlib.blake2b, digest_size=16)).hexdigest()
+        return *_upright_size(path), digest, phash, None
+    except (PhotoError, OSError) as e: return 0, 0, '', 0, str(e).removeprefix(f'{path}: ') if isinstance(e, PhotoError) else e.strerror
+
+def _look_all(folder, paths): return [(p, *_look(folder/p)) for p in paths]
 
 def scan(
     folder,  # a dataset
     progress: bool = False,  # show a bar
 ) -> pd.DataFrame:  # path, label, width, height (pixels), digest, phash (64 bits), error
-    "Decode every photo of a dataset once and note what the audit and the split need to know"
-    df = list_dataset(folder)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rows = list(tqdm(pool.map(partial(_look, folder), df.path), total=len(df), desc='reading', unit='photo', disable=not progress))
+    "Decode every photo of a dataset once, on all cores, and note what the audit and the split need to know"
+    df, rows = list_dataset(folder), []
+    parts = [df.path[i:i+32] for i in range(0, len(df), 32)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(total=len(df), desc='reading', unit='photo', disable=not progress) as bar:
+        for found in pool.map(partial(_look_all, Path(folder)), parts):
+            rows += found
+            bar.update(len(found))
     seen = pd.DataFrame(rows, columns=['path', 'width', 'height', 'digest', 'phash', 'error']).astype({'phash': np.uint64})
     return df.merge(seen, on='path')
 
@@ -89,37 +94,68 @@ def product(
     m = _variant.match(name)
     return f'{label}/{m[1] or m[2]}' if m else path
 
-# %% ../nbs/01_data.ipynb #efb5b6b0
-def _runs(keys):
-    "Index arrays of the elements of `keys` that are equal, for values that occur more than once"
-    order = np.argsort(keys, kind='stable')
-    return (run for run in np.split(order, np.flatnonzero(np.diff(keys[order])) + 1) if len(run) > 1)
-
-def _chains(keys):
+# %% ../nbs/01_data.ipynb #130865ff
+def _chains(keys, order=None):
     "(m, 2) index pairs that join the equal elements of `keys`"
-    return np.array([p for run in _runs(keys) for p in zip(run[:-1], run[1:])], int).reshape(-1, 2)
+    order = np.argsort(keys, kind='stable') if order is None else order
+    same = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
+    return np.stack([order[same], order[same + 1]], 1)
 
-def _pairs(run, hashes, distance):
-    "Pairs in `run` whose hashes differ in at most `distance` bits; block by block, to bound memory"
-    for i in range(0, len(run), 1024):
-        a, b = np.nonzero(np.bitwise_count(hashes[run[i:i+1024], None] ^ hashes[run]) <= distance)
-        keep = run[i:i+1024][a] < run[b]
-        yield run[i:i+1024][a][keep], run[b][keep]
+def _slices(n, distance):
+    "In how many slices, beyond `distance`, `n` hashes must agree to be compared: what takes the fewest steps"
+    def steps(k): return math.comb(distance + k, k) * (n + n*n/2**(64*k/(distance + k)))
+    return min(range(1, 9), key=steps)
+
+def _alike(hashes, distance):
+    "Blocks of (m, 2) index pairs of hashes that differ, in at most `distance` bits; each pair once"
+    k = _slices(len(hashes), distance)
+    masks = np.array([(1 << int(hi)) - (1 << int(lo)) for lo, hi in pairwise(np.linspace(0, 64, distance + k + 1).astype(int))], np.uint64)
+    for chosen in combinations(range(len(masks)), k):
+        order = np.argsort(hashes & masks[list(chosen)].sum(), kind='stable')
+        h = hashes[order]
+        key, here = h & masks[list(chosen)].sum(), np.arange(len(h))
+        for step in count(1):                                           # each with the one `step` places on, as long as that is in the same run
+            here = here[here < len(h) - step]
+            here = here[key[here] == key[here + step]]
+            if not len(here): break
+            x = h[here] ^ h[here + step]
+            keep = (x != 0) & (np.bitwise_count(x) <= distance)
+            for s in set(range(chosen[-1])) - set(chosen): keep &= x & masks[s] != 0       # else an earlier choice has found it
+            if keep.any(): yield np.stack([order[here[keep]], order[here[keep] + step]], 1)
+
+# %% ../nbs/01_data.ipynb #884cd8dc
+def _forest(pairs, n):
+    "As many of the (m, 2) `pairs` of `n` nodes as join what they join; and the number of each node's tree"
+    graph = coo_array((np.ones(len(pairs), np.int8), pairs.T), shape=(n, n)).tocsr()
+    tree = minimum_spanning_tree(graph).tocoo()
+    return np.stack([tree.row, tree.col], 1), connected_components(graph, directed=False)[1]
+
+def _joining(blocks, labels, most):
+    "The pairs in `blocks`; where there are more than `most`, only as many as join the same nodes, within labels and across"
+    n, have, held, tree = len(labels), [np.empty((0, 2), int)], 0, None
+    for pairs in blocks:
+        pairs = pairs + n*(labels[pairs[:, 0]] != labels[pairs[:, 1]])[:, None]
+        have.append(pairs if tree is None else pairs[tree[pairs[:, 0]] != tree[pairs[:, 1]]])
+        if (held := held + len(have[-1])) <= max(most, 4*n): continue
+        forest, tree = _forest(np.concatenate(have), 2*n)
+        have, held = [forest], len(forest)
+    return (np.concatenate(have) if tree is None else _forest(np.concatenate(have), 2*n)[0]) % max(n, 1)
 
 def near_copies(
     hashes: np.ndarray,  # uint64 perceptual hashes, (n,)
     distance: int = 4,  # largest number of differing bits
+    labels=None,  # (n,): of photos with one hash and different labels each label's is compared with others; default: one label for all
+    most: int = 2_000_000,  # beyond so many pairs, only as many as chain them together
 ) -> np.ndarray:  # (m, 2) index pairs, each once; of photos with one hash, as many as chain them together
     "Pairs of photos that look alike, found without comparing all with all"
-    hashes, which = np.unique(hashes, return_inverse=True)
-    slices = np.linspace(0, 64, distance + 2).astype(np.uint64)
-    found = [np.stack(p, 1) for lo, hi in zip(slices[:-1], slices[1:])
-             for run in _runs(hashes >> lo & np.uint64((1 << int(hi - lo)) - 1)) for p in _pairs(run, hashes, distance)]
-    first = np.unique(which, return_index=True)[1]                               # one photo for each distinct hash
-    alike = first[np.unique(np.concatenate(found), axis=0)] if found else np.empty((0, 2), int)
-    return np.concatenate([_chains(which), alike])
+    labels = np.zeros(len(hashes), int) if labels is None else np.unique(labels, return_inverse=True)[1]
+    order = np.lexsort((labels, hashes))
+    h, l = hashes[order], labels[order]
+    first = order[np.r_[True, (h[1:] != h[:-1]) | (l[1:] != l[:-1])][:len(h)]]               # one photo for each distinct hash of a label
+    alike = np.sort(first[_joining(_alike(hashes[first], distance), labels[first], most)], axis=1)
+    return np.concatenate([_chains(hashes, order), alike[np.lexsort(alike.T[::-1])]])
 
-# %% ../nbs/01_data.ipynb #39190a6e
+# %% ../nbs/01_data.ipynb #5f76ba04
 def groups(
     seen: pd.DataFrame,  # of `scan`, without unreadable photos
     distance: int = 4,  # of perceptual hashes, bits
@@ -128,11 +164,11 @@ def groups(
     label, _ = pd.factorize(seen.label)
     ids, _ = pd.factorize(seen.path.map(product))
     by_product = _chains(ids)
-    alike = near_copies(seen.phash.to_numpy(), distance)
+    alike = near_copies(seen.phash.to_numpy(), distance, label)
     i, j = np.concatenate([by_product, alike[label[alike[:, 0]] == label[alike[:, 1]]]]).T
     return connected_components(coo_array((np.ones(len(i), bool), (i, j)), shape=(len(seen),)*2), directed=False)[1]
 
-# %% ../nbs/01_data.ipynb #3b661afa
+# %% ../nbs/01_data.ipynb #ff39b410
 @dataclass
 class Audit:
     "What is in a dataset folder: shows as a report, `to_dict()` for other code"
@@ -140,7 +176,7 @@ class Audit:
     counts: dict  # label → photos
     unreadable: dict  # path → why
     copies: list  # groups of paths with the same bytes
-    near: list  # pairs of paths that look alike (not among `copies`)
+    near: list  # pairs of paths that look alike (not among `copies`), see `near_copies`
     crossing: list  # pairs of paths that look alike but have different labels
     sizes: dict  # smallest, median and largest of width, height (pixels) and aspect (width / height)
     grouped: int  # photos that share a group with another
@@ -155,11 +191,11 @@ class Audit:
         yield f'imbalance: the largest class has {many/max(few, 1):.1f} times the photos of the smallest'
         yield 'sizes: ' + '; '.join(f'{k} {a:.4g} to {c:.4g}, median {b:.4g}' for k, (a, b, c) in self.sizes.items())
         yield f'{self.grouped} photos ({self.grouped/max(n, 1):.0%}) share their product or picture with another: split them grouped'
-        found = {'unreadable': [f'{k} ({v})' for k, v in self.unreadable.items()], 'exact copies': [' = '.join(c) for c in self.copies],
-                 'near-copies': [' ~ '.join(p) for p in self.near], 'alike across classes': [' ~ '.join(p) for p in self.crossing]}
-        for title, rows in found.items():
+        found = {'unreadable': (' ', [[f'{k} ({v})'] for k, v in self.unreadable.items()]), 'exact copies': (' = ', self.copies), 'near-copies': (' ~ ', self.near),
+                 'alike across classes': (' ~ ', self.crossing)}
+        for title, (sign, rows) in found.items():
             yield f'{title}: {len(rows) or "none"}'
-            yield from (f'    {r}' for r in rows[:most])
+            yield from ('    ' + sign.join(r[:most]) + (f'{sign}… {len(r) - most} more' if len(r) > most else '') for r in rows[:most])
             if len(rows) > most: yield f'    … and {len(rows) - most} more'
 
     def __str__(self): return '\n'.join(self._lines())
@@ -173,13 +209,14 @@ def audit(
     "Count, read and compare all photos of a dataset folder"
     seen = scan(folder, progress)
     ok = seen[seen.error.isna()].reset_index(drop=True)
-    copies = [g.path.tolist() for _, g in ok.groupby('digest') if len(g) > 1]
-    pairs = [ok.loc[p] for p in near_copies(ok.phash.to_numpy(), distance).tolist()]
-    near = [p for p in pairs if p.digest.nunique() > 1]
+    copies = ok[ok.digest.duplicated(keep=False)].groupby('digest').path.agg(list).tolist()
+    path, label, digest = (ok[c].to_numpy(object) for c in ('path', 'label', 'digest'))
+    i, j = near_copies(ok.phash.to_numpy(), distance, label).T
+    def pairs(those): return [list(p) for p in zip(path[i[those]], path[j[those]])]
     measures = dict(width=ok.width, height=ok.height, aspect=ok.width/ok.height) if len(ok) else {}
     group = groups(ok, distance)
     return Audit(folder=str(folder), counts=seen.label.value_counts(sort=False).to_dict(), unreadable=seen.dropna(subset='error').set_index('path').error.to_dict(),
-                 copies=copies, near=[p.path.tolist() for p in near if p.label.nunique() == 1], crossing=[p.path.tolist() for p in near if p.label.nunique() > 1],
+                 copies=copies, near=pairs((digest[i] != digest[j]) & (label[i] == label[j])), crossing=pairs((digest[i] != digest[j]) & (label[i] != label[j])),
                  sizes={k: np.quantile(v, (0, .5, 1)).tolist() for k, v in measures.items()}, grouped=int((np.bincount(group)[group] > 1).sum()))
 
 # %% ../nbs/01_data.ipynb #55ef4d93

@@ -22,7 +22,7 @@ def read_class_map(
     if (twice := df['from'][df['from'].duplicated()].tolist()): raise DataError(f"{file}: '{twice[0]}' is there twice")
     return {k: v or None for k, v in zip(df['from'], df['to'])}
 
-# %% ../nbs/01b_merge.ipynb #93c72d90
+# %% ../nbs/01b_merge.ipynb #d1d152b5
 def merge_datasets(
     folders: list,  # datasets; each one's name is its source's
     out,  # folder to write, which must not be there
@@ -43,9 +43,8 @@ def merge_datasets(
     out.parent.mkdir(parents=True, exist_ok=True)
     tmp = Path(tempfile.mkdtemp(dir=out.parent, prefix=f'.{out.name}.'))
     try:
-        for r in df.itertuples():
-            (tmp/r.path).parent.mkdir(parents=True, exist_ok=True)
-            _link(r.folder/r.old, tmp/r.path)
+        for d in {os.path.dirname(p) for p in df.path}: (tmp/d).mkdir(parents=True, exist_ok=True)
+        for r in df.itertuples(): _link(r.folder/r.old, tmp/r.path)
         tmp.chmod(0o755)
         if out.exists(): out.rmdir()
         tmp.rename(out)
@@ -56,5 +55,5 @@ def merge_datasets(
 
 def _link(src, dst):
     "A hard link; a copy where there can be none"
-    try: os.link(src.resolve(), dst)
+    try: os.link(src.resolve() if src.is_symlink() else src, dst)
     except OSError: shutil.copyfile(src, dst)
