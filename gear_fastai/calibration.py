@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['reliability', 'calibration_error', 'fit_temperature', 'similarity', 'rejection_threshold']
 
-# %% ../nbs/04c_calibration.ipynb #9c2376bf
+# %% ../nbs/04c_calibration.ipynb #04768baa
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax
 
 # %% ../nbs/04c_calibration.ipynb #7ed10d1e
 def reliability(

@@ -7,8 +7,8 @@ __all__ = ['MANIFEST', 'GEAR_URL', 'DataError', 'list_dataset', 'scan', 'source'
            'audit', 'split_dataset', 'fold_splits', 'manifest_path', 'write_splits', 'read_splits', 'PhotoTransform',
            'PhotoDL', 'PhotoBlock', 'photo_datablock', 'dataloaders', 'unpack', 'fetch']
 
-# %% ../nbs/01_data.ipynb #d5707021
-import dataclasses, hashlib, math, os, re, shutil, tempfile, warnings, zipfile
+# %% ../nbs/01_data.ipynb #50279af4
+import dataclasses, hashlib, math, os, re, tempfile, warnings, zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,7 @@ from PIL import ExifTags
 from tqdm.auto import tqdm
 from .augment import Augment
 from .cache import PhotoCache
-from .photo import SUFFIXES, PhotoError, list_photos, normalize, open_photo, square, to_array
+from .photo import SUFFIXES, PhotoError, list_photos, open_photo, square, to_array
 
 # %% ../nbs/01_data.ipynb #e2156af0
 class DataError(ValueError):

@@ -6,7 +6,7 @@
 __all__ = ['SCORED', 'photos_to_score', 'manifest_of', 'note_test_use', 'bootstrap_ci', 'Evaluation', 'evaluate',
            'cross_validate']
 
-# %% ../nbs/07_evaluation.ipynb #2e855dc1
+# %% ../nbs/07_evaluation.ipynb #e31980c4
 import contextlib, dataclasses, hashlib, time, warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from .calibration import calibration_error
 from .data import DataError, MANIFEST, fold_splits, list_dataset, product, read_splits, source, split_dataset
 from .folder import read_gear
-from .inference import GearClassifier, Prediction, classifier, show_predictions
+from .inference import GearClassifier, classifier
 
 # %% ../nbs/07_evaluation.ipynb #ba2f9a82
 def photos_to_score(

@@ -6,8 +6,8 @@
 __all__ = ['HAND_BUILT', 'FORMAT', 'FILES', 'usual_size', 'ModelError', 'recover', 'whole_folder', 'digests', 'read_checked',
            'read_gear']
 
-# %% ../nbs/04a_folder.ipynb #5267f243
-import contextlib, hashlib, json, math, os, shutil
+# %% ../nbs/04a_folder.ipynb #38be2c1f
+import contextlib, hashlib, json, math, shutil
 from pathlib import Path
 
 # %% ../nbs/04a_folder.ipynb #98fb7158

@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['leaks', 'score_others', 'looked_at', 'show_looked_at', 'plot_reliability', 'write_report']
 
-# %% ../nbs/07a_report.ipynb #6cc0e21d
+# %% ../nbs/07a_report.ipynb #e304aac7
 import base64, html, io, os
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
-from PIL import Image
 from sklearn.metrics import roc_auc_score
 from .calibration import reliability
 from .data import DataError

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['save_photo', 'GearUploader']
 
-# %% ../nbs/08_widget.ipynb #b09ac4d0
+# %% ../nbs/08_widget.ipynb #a5a33249
 import dataclasses, io, os, tempfile
 from pathlib import Path
 import anywidget, gear_fastai, traitlets
 from PIL import Image
 from .folder import ModelError
-from .inference import GearClassifier, Prediction, classifier, default_model, write_csv
+from .inference import Prediction, classifier, default_model, write_csv
 from .photo import FORMATS, SUFFIXES, PhotoError, open_photo, thumbnail
 
 # %% ../nbs/08_widget.ipynb #ca87cffa
