@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NAMES', 'ROWS', 'LISTED', 'CatalogueError', 'GearStage', 'Scored', 'score_catalogue']
 
-# %% ../nbs/06b_bulk.ipynb #893a49d4
-import hashlib, io, json, logging, os, uuid
+# %% ../nbs/06b_bulk.ipynb #00db6afa
+import hashlib, io, json, logging, os, socket, uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -226,7 +226,7 @@ def _to_disk(path):
     try: os.fsync(fd)
     finally: os.close(fd)
 
-# %% ../nbs/06b_bulk.ipynb #ef9df6df
+# %% ../nbs/06b_bulk.ipynb #00702bbb
 class GearStage:
     "A worker of Ray Data's `map_batches`: batches with the columns `bytes` (and `path`), or `path` alone, become those of `Prediction.to_dict`, as an Arrow table"
     def __init__(self,
@@ -275,7 +275,7 @@ class _ShardStage(GearStage):
             for name, raw in _rows(shard['file'], shard['groups'], *(('photo', None) if shard['listed'] else self.job['columns'])):
                 yield (os.fsdecode(raw), None) if shard['listed'] else (name, raw or b'')
         except (OSError, ValueError, KeyError, NotImplementedError) as e:                    # pyarrow's errors are of these
-            raise e if isinstance(e, CatalogueError) else CatalogueError(f"{shard['file']}: can't be read ({_short(e)})") from None
+            raise e if isinstance(e, CatalogueError) else CatalogueError(f"{_called(shard)}: can't be read ({_short(e)})") from None
 
 def _short(e): return (str(e) or type(e).__name__).strip().splitlines()[0][:200]
 
@@ -312,7 +312,7 @@ def _make_plan(places, out, about, columns, workers, shard):
     _put(f'{out}/_plan/plan.json', json.dumps(about | dict(shards=shards)).encode())
     return about | dict(shards=shards, done=set())
 
-# %% ../nbs/06b_bulk.ipynb #88822a3c
+# %% ../nbs/06b_bulk.ipynb #832a3087
 @contextmanager
 def _hushed():
     "Without what C++ code prints on standard error"
@@ -340,6 +340,14 @@ def _local_ray(ray, cores):
         try: yield
         finally: ray.shutdown()
 
+def _join(ray, address):
+    "Connect to a cluster; what does not answer at all is told at once, while Ray would try for minutes"
+    try:
+        host, _, port = address.removeprefix('ray://').rpartition(':')
+        if port.isdigit(): socket.create_connection((host, int(port)), 10).close()
+        ray.init(address, log_to_driver=False, logging_level='CRITICAL')
+    except Exception as e: raise CatalogueError(f"RAY_ADDRESS={address}: no cluster to be reached there ({_short(e)})") from None
+
 @contextmanager
 def _ray(workers):
     "Ray, and how many workers to use"
@@ -348,8 +356,7 @@ def _ray(workers):
     with ExitStack() as stack:
         if not ray.is_initialized():
             if (address := os.environ.get('RAY_ADDRESS')):
-                try: ray.init(address, log_to_driver=False, logging_level='CRITICAL')
-                except Exception as e: raise CatalogueError(f"RAY_ADDRESS={address}: no cluster to be reached there ({_short(e)})") from None
+                _join(ray, address)
                 stack.callback(ray.shutdown)
             else: stack.enter_context(_local_ray(ray, workers or _cores()))
         cpus = int(ray.cluster_resources().get('CPU', 1))
