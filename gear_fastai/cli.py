@@ -206,7 +206,7 @@ def _told(extra):
     for kind, r in extra.get('others', {}).items(): yield f'other things, {kind}', f"{r['n']:.0f} pictures, not sure of {r['not_sure']:.1%}, area under the curve {r['auroc']:.3f}"
     if 'report' in extra: yield 'report', extra['report']
 
-# %% ../nbs/09_cli.ipynb #7e854d17
+# %% ../nbs/09_cli.ipynb #8131812a
 @main.command()
 @click.argument('photos', nargs=-1, required=True, metavar='PHOTO|DIR...')
 @click.option('--model', default=None, help='Model folder.  [default: $GEAR_FASTAI_MODEL, or the model in the box]')
@@ -215,9 +215,17 @@ def _told(extra):
 @click.option('--threads', type=click.IntRange(0), default=0, help='Processor threads to use; 0: one per core.')
 @click.option('--device', type=click.Choice(['cpu', 'cuda']), default='cpu', help='cuda needs onnxruntime-gpu.')
 @click.option('--threshold', type=click.FloatRange(-1, 1), default=None, help='Similarity below which a photo is "not sure"; -1: always sure.  [default: the model\'s]')
-def predict(photos, model, as_json, as_csv, threads, device, threshold):
+@click.option('--engine', type=click.Choice(['local', 'ray']), default='local', help='ray: a catalogue into files, with Ray Data; also from Parquet files and stores (s3://…). Needs gear_fastai[ray].')
+@click.option('--out', default=None, metavar='DIR', help='With ray: folder for the answers, Parquet or with --json JSON lines.')
+@click.option('--workers', type=click.IntRange(1), default=None, help='With ray: processes, one processor each.  [default: one per processor]')
+@click.option('--resume', is_flag=True, help='With ray: go on with what is unfinished in DIR.')
+def predict(photos, model, as_json, as_csv, threads, device, threshold, engine, out, workers, resume):
     "Classify photos, and all photos in folders. A bad file inside a folder is reported and passed over."
     if as_json and as_csv: raise click.UsageError('--json or --csv, not both')
+    if engine == 'ray':
+        if not out or as_csv or threads or device != 'cpu': raise click.UsageError('--engine ray needs --out DIR, and is without --csv, --threads (there is --workers) and --device')
+        return _predict_catalogue(photos, out, model=model, workers=workers, format='jsonl' if as_json else 'parquet', threshold=threshold, resume=resume)
+    if out or workers or resume: raise click.UsageError('--out, --workers and --resume are for --engine ray')
     from gear_fastai.inference import GearClassifier, write_csv
     from gear_fastai.photo import list_photos
     n, bad, named = 0, 0, False
@@ -235,6 +243,16 @@ def predict(photos, model, as_json, as_csv, threads, device, threshold):
     if n == 0: raise click.ClickException(f'{photos[0]}: no photos in it')
     if bad: click.echo(f'{bad} of {n} could not be read', err=True)
     if bad == n or named: sys.exit(1)
+
+def _predict_catalogue(photos, out, **options):
+    "Classify with Ray Data; what was named and isn't there is told before the work"
+    from gear_fastai.bulk import score_catalogue
+    from gear_fastai.photo import PhotoError
+    with one_line_errors():
+        if (gone := [p for p in photos if '://' not in p and not os.path.exists(p)]): raise PhotoError(f'{gone[0]}: no such file or folder')
+        done = score_catalogue(photos, out, progress=sys.stderr.isatty(), **options)
+    click.echo(str(done))
+    if done.photos and done.errors == done.photos: sys.exit(1)
 
 def _bar(answers):
     "A bar for those who sent the answers elsewhere and wait at the terminal"

@@ -156,11 +156,12 @@ def thumbnail(
     small.save(buf := io.BytesIO(), 'jpeg')
     return buf.getvalue()
 
-# %% ../nbs/00_photo.ipynb #493d5160
+# %% ../nbs/00_photo.ipynb #dd2cb25e
 SUFFIXES = {'.jpg', '.jpeg', '.jfif', '.png', '.webp', '.gif', '.bmp', '.tif', '.tiff', '.avif'}
 
 def list_photos(
     folder,  # searched with its sub-folders
+    suffixes: set = SUFFIXES,  # of the files that are wanted, in lower case
 ) -> iter:  # of `Path`, sorted within each folder
     "Stream the photos in `folder`: files by suffix, hidden ones left out, locked folders as they are; `PhotoError` if there is no such folder"
     if not os.path.isdir(folder): raise PhotoError(f'{folder}: no such folder')
@@ -173,4 +174,4 @@ def list_photos(
         seen.add(real)
         dirs[:] = sorted(d for d in dirs if not d.startswith('.'))
         yield from (Path(root)/d for d in dirs if not _may_look(Path(root)/d))      # opening it will tell that it is locked
-        yield from (Path(root)/f for f in sorted(files) if not f.startswith('.') and Path(f).suffix.lower() in SUFFIXES)
+        yield from (Path(root)/f for f in sorted(files) if not f.startswith('.') and Path(f).suffix.lower() in suffixes)
