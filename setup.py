@@ -24,7 +24,8 @@ setup(
     package_data={cfg['lib_name']: ['*.js', '*.css'], f"{cfg['lib_name']}.models.gear": ['*']},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
-    extras_require={'app': cfg['app_requirements'].split(), 'dev': f"{cfg['app_requirements']} {cfg['dev_requirements']}".split()},
+    extras_require={'app': cfg['app_requirements'].split(), 'many': cfg['many_requirements'].split(),
+                    'dev': f"{cfg['app_requirements']} {cfg['many_requirements']} {cfg['dev_requirements']}".split()},
     entry_points={
         'console_scripts': cfg['console_scripts'].split(),
         'nbdev': [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"],

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['SharedDL', 'shared', 'Together', 'RankError', 'joined']
 
-# %% ../nbs/02a_distributed.ipynb #9483d604
-import socket, time
+# %% ../nbs/02a_distributed.ipynb #75e3d421
+import signal, socket, time
 from contextlib import contextmanager
 from datetime import timedelta
 import numpy as np, torch.distributed as dist
 from accelerate import DistributedDataParallelKwargs, PartialState
+from accelerate.utils import parse_flag_from_env
 from fastai.distributed import DistributedDL, DistributedTrainer
 from fastai.vision.all import *
 from timm.utils import distribute_bn, unwrap_model
@@ -49,11 +50,13 @@ def shared(
         return [[_shuffled_together([share[k][j] for share in everyone]) for j in (0, 1)] for k in range(len(dls))]
     return of
 
-# %% ../nbs/02a_distributed.ipynb #da786e31
+# %% ../nbs/02a_distributed.ipynb #2132e71f
+def _on_cpu(): return not torch.cuda.is_available() or parse_flag_from_env('ACCELERATE_USE_CPU')
+
 class Together(DistributedTrainer):
     "One of several ranks that train a `Learner` together"
     def __init__(self, seed: int = 0):
-        super().__init__(sync_bn=False, mixed_precision='no', kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
+        super().__init__(sync_bn=False, cpu=_on_cpu(), mixed_precision='no', kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
         self.seed = seed
 
     def before_fit(self): self.wrapped = self.accelerator.prepare_model(self.model)
@@ -80,9 +83,13 @@ class Together(DistributedTrainer):
         dist.all_reduce(sums)
         for m, (total, count) in zip(metrics, sums.cpu()): m.total, m.count = total, int(count)
 
-# %% ../nbs/02a_distributed.ipynb #6fb5b44c
+# %% ../nbs/02a_distributed.ipynb #ad0fc719
 class RankError(ConnectionError):
-    "Another process of the run has ended; the message names it"
+    "The run has lost a process; the message names it"
+
+_KEPT = 'what was finished is kept, the same command with --resume goes on'
+
+def _ended(*_): raise RankError(f'rank {rank_distrib()} of {num_distrib()}: ended by SIGTERM, as when another rank fails, which the launcher names; {_KEPT}')
 
 def _missing(wait):
     "The ranks that don't answer within `wait` seconds, with their machines"
@@ -96,12 +103,13 @@ def joined(
     wait: float = 10,  # seconds for the others to answer, when one is lost
 ):
     "Join the other ranks; `RankError` if one ends too early"
-    state = PartialState(timeout=timedelta(hours=2))                             # the others may wait for rank 0 to split, or to save
+    state = PartialState(cpu=_on_cpu(), timeout=timedelta(hours=2))              # the others may wait for rank 0 to split, or to save
     default_device(state.device.type == 'cuda')
     dist.distributed_c10d._get_default_store().set(f'host/{rank_distrib()}', socket.gethostname())
+    signal.signal(signal.SIGTERM, _ended)
     try: yield
     except RuntimeError as e:
         if not (isinstance(e, dist.DistError) or 'gloo' in str(e)): raise
         try: who = ', '.join(_missing(wait)) or 'another rank'
         except RuntimeError: who = 'another rank'                                # the one that keeps the list was lost
-        raise RankError(f'rank {rank_distrib()} of {num_distrib()}: no answer from {who}; what was finished is kept, the same command with --resume goes on') from e
+        raise RankError(f'rank {rank_distrib()} of {num_distrib()}: no answer from {who}; {_KEPT}') from e

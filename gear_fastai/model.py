@@ -238,7 +238,7 @@ def load_learner_from(
     if list(dls.vocab) != labels: raise ModelError(f'{folder}: knows {", ".join(labels)}; the photos are of {", ".join(dls.vocab)}')
     return photo_learner(dls, load_model(folder), **kwargs)
 
-# %% ../nbs/05_model.ipynb #03665beb
+# %% ../nbs/05_model.ipynb #a1e47c0b
 class SaveBest(Callback):
     "Keep the weights of the best epoch, and write the whole model folder with them: now and then, when a `Checkpoint` was written, and at the end"
     order = 90
@@ -271,7 +271,8 @@ class SaveBest(Callback):
         if not self.unsaved: return
         began, now = time.perf_counter(), deepcopy(learn.model.state_dict())
         learn.model.load_state_dict(self.unsaved)
-        try: save_model(learn, self.dest, self.saved, **self.kwargs)
+        try:
+            with no_random(): save_model(learn, self.dest, self.saved, **self.kwargs)               # when it is written changes nothing of what is learnt
         finally: learn.model.load_state_dict(now)
         self.wrote, self.unsaved = time.perf_counter(), None
         self.cost = self.wrote - began
@@ -302,7 +303,7 @@ def _make_way(out):
     if _beside in names: warnings.warn(f'{out}: a run of that name was interrupted; it is kept as {kept}, and goes on with --resume --out {kept}')
     else: warnings.warn(f'{out}: a model of that name was there; it is kept as {kept}')
 
-# %% ../nbs/05_model.ipynb #09886196
+# %% ../nbs/05_model.ipynb #42d61e32
 def _about(splits, folder, **settings):
     "What a run is started with"
     data = fingerprint(splits, folder)
@@ -314,10 +315,10 @@ def _finished(out, about, patience):
     "The history of the model `out`, if its training is complete; `CheckpointError` if it was not this one"
     if not (out/'gear.json').is_file(): return
     gear, history = read_gear(out), pd.read_csv(out/'history.csv')
-    if len(history) < about['epochs'] + (about['arch'] not in HAND_BUILT) and not (patience and len(history) - best_epoch(history) > patience): return
     arch = about['arch'] if about['arch'].split('.')[0] == gear['architecture'] else gear['architecture']
     was = dict(arch=arch, classes=', '.join(gear['labels']), photos=_in_words(gear['data']), size=gear['preprocessing']['size'])
     check_about(out, about | {k: v for k, v in gear['notes'].items() if k in about} | was, about)
+    if len(history) < about['epochs'] + (about['arch'] not in HAND_BUILT) and not (patience and len(history) - best_epoch(history) > patience): return
     warnings.warn(f'{out}: its training is complete, there is nothing to resume; to train anew, leave out --resume')
     return history.to_dict('records')
 
@@ -331,7 +332,7 @@ def _reporting(learn, progress):
                                                         for k, v in zip(learn.recorder.metric_names, row)), flush=True)
         yield
 
-# %% ../nbs/05_model.ipynb #7d02f8c5
+# %% ../nbs/05_model.ipynb #72188987
 _BRIEF = dict(turn=10, scale=(.8, 1.35), shift=.08, hue=.06, saturation=.3, strength=.2, grey=.02, cover=0)      # as much variation as few epochs can learn from
 
 def _recipe(arch):
@@ -380,6 +381,7 @@ def _fit(learn, epochs, lr, cbs, saver, seed, progress):
             else: learn.fine_tune(epochs, **(dict(base_lr=lr) if lr else {}), **(dict(cbs=cbs) if epochs else {}))
         except BaseException:           # interrupted: the best so far is kept
             learn.model = unwrap_model(learn.model)
+            learn('after_cancel_batch')                                     # in the midst of one, perhaps
             with contextlib.suppress(OSError): saver.flush(learn)           # on a full disk it is kept in the checkpoint
             raise
 

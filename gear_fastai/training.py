@@ -107,7 +107,7 @@ def plot_epochs(self: EpochRecorder, saved: int = None, ax=None):
     "`plot_history` of what was recorded"
     return plot_history(self.to_frame(), saved, ax)
 
-# %% ../nbs/02_training.ipynb #7e9406c0
+# %% ../nbs/02_training.ipynb #a5b18643
 def fast_bf16() -> bool:
     "Has this processor matrix units for bfloat16?"
     return getattr(torch.cpu, '_is_amx_tile_supported', lambda: False)()
@@ -115,7 +115,7 @@ def fast_bf16() -> bool:
 class CPUAutocast(Callback):
     "Run the network's forward pass in bfloat16 on the CPU; the loss stays in float32"
     order = 10
-    def before_fit(self): self.cast = contextlib.ExitStack()
+    def __init__(self): self.cast = contextlib.ExitStack()
     def before_batch(self): self.cast.enter_context(torch.autocast('cpu', torch.bfloat16))
     def after_pred(self):
         self.cast.close()
@@ -191,7 +191,7 @@ def _set_random_state(learn, s):
     learn.dls.train.rng.setstate(s['loader'])
     np.random.set_state((s['numpy'][0], np.array(s['numpy'][1], np.uint32), *s['numpy'][2:]))
 
-# %% ../nbs/02_training.ipynb #6feea1f0
+# %% ../nbs/02_training.ipynb #3241d8ad
 def _plain(x):
     "`x` with Python's own numbers and lists in it, which reading with `weights_only` allows"
     if isinstance(x, dict): return {k: _plain(v) for k, v in x.items()}
@@ -232,7 +232,7 @@ class Checkpoint(Callback):
             self.learn.model.load_state_dict(self.state['model'])
             opt = self.state['opt']
             self.opt.load_state_dict(dict(opt, hypers=L(opt['hypers'])) if 'hypers' in opt else opt)        # fastai's optimisers, or torch's
-            if self.state['unsaved']: self.learn.save_best.unsaved = self.state['unsaved']
+            if self.state['unsaved'] and hasattr(self.learn, 'save_best'): self.learn.save_best.unsaved = self.state['unsaved']
             self.recorder.smooth_loss.val, self.recorder.smooth_loss.count = map(tensor, self.state['smooth'])
         self.before, self.start = len(self.recorder.history), len(self.recorder.replay)     # rows of earlier fits; epochs that are done
 
