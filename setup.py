@@ -8,6 +8,7 @@ here = Path(__file__).parent
 config = ConfigParser(delimiters=['='])
 config.read(here / 'settings.ini', encoding='utf-8')
 cfg = config['DEFAULT']
+extras = {name: cfg[f'{name}_requirements'].split() for name in ('app', 'ray', 'many')}
 
 setup(
     name=cfg['lib_name'],
@@ -24,8 +25,7 @@ setup(
     package_data={cfg['lib_name']: ['*.js', '*.css'], f"{cfg['lib_name']}.models.gear": ['*']},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
-    extras_require={'app': cfg['app_requirements'].split(), 'ray': cfg['ray_requirements'].split(),
-                    'dev': f"{cfg['app_requirements']} {cfg['ray_requirements']} {cfg['dev_requirements']}".split()},
+    extras_require=extras | dict(dev=sum(extras.values(), cfg['dev_requirements'].split())),
     entry_points={
         'console_scripts': cfg['console_scripts'].split(),
         'nbdev': [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"],

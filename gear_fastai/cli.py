@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 from .folder import HAND_BUILT, usual_size
 
-# %% ../nbs/09_cli.ipynb #5c7d5415
+# %% ../nbs/09_cli.ipynb #b7b45d0e
 @contextmanager
 def one_line_errors():
     "Turn an error of data, weights, models or disk into one line and exit status 1"
@@ -35,7 +35,7 @@ def main():
     if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='surrogateescape')     # file names that are no UTF-8
     warnings.simplefilter('ignore')
     warnings.filterwarnings('always', category=UserWarning, module='gear_fastai')
-    warnings.showwarning = lambda message, *a, **k: click.echo(f'warning: {message}', err=True)
+    warnings.showwarning = lambda message, *a, **k: None if _rank() else click.echo(f'warning: {message}', err=True)
 
 # %% ../nbs/09_cli.ipynb #94f5570c
 @contextmanager
@@ -111,7 +111,7 @@ def merge(out, folders, classes):
         df = merge_datasets(folders, out, read_class_map(classes) if classes else None)
         click.echo(f'{out}: ' + ', '.join(f'{n} photos of {s}' for s, n in df.source.value_counts().items()))
 
-# %% ../nbs/09_cli.ipynb #5fa64fd0
+# %% ../nbs/09_cli.ipynb #c5bbe16c
 @main.command()
 @click.argument('folder', metavar='DIR')
 @click.option('--arch', default='gear_cnn', help='gear_cnn, gear_cnn_small or challenge_cnn (by hand, from scratch), or any timm name (transfer learning).')
@@ -119,7 +119,7 @@ def merge(out, folders, classes):
 @click.option('--pretrained/--no-pretrained', default=True, help='Pretrained or random weights for a timm backbone.')
 @click.option('--epochs', type=click.IntRange(0), default=None, help='0 with a timm name: the head alone, on frozen features.  [default: 40 by hand (24 without fast bfloat16, 12 for gear_cnn_small), 4 with a backbone]')
 @click.option('--size', type=click.IntRange(32), default=None, help='Side of the photos, pixels.  [default: 96 by hand (64 for gear_cnn_small), 160 with a backbone]')
-@click.option('--bs', type=click.IntRange(2), default=None, help='Photos a batch.  [default: 64 by hand, 32 with a backbone]')
+@click.option('--bs', type=click.IntRange(2), default=None, help='Photos a batch, of all processes together.  [default: 64 by hand, 32 with a backbone]')
 @click.option('--lr', type=float, default=None, help='Largest learning rate.')
 @click.option('--seed', default=42, help='Of all that is left to chance: split, weights, batches.')
 @click.option('--split', type=click.Choice(['grouped', 'random']), default='grouped', help='How to split if DIR has no splits.csv yet.')
@@ -133,15 +133,18 @@ def merge(out, folders, classes):
 def train(folder, **options):
     "Train a classifier on the class folders in DIR and save the best epoch's model."
     with ProcessPoolExecutor(1) as pool:                       # a thread would wait for the imports, and they for it
-        if 'torch' not in sys.modules: pool.submit(_decode_ahead, folder, options['size'] or usual_size(options['arch']))
+        if 'torch' not in sys.modules and os.environ.get('LOCAL_RANK', '0') == '0': pool.submit(_decode_ahead, folder, options['size'] or usual_size(options['arch']))
         with one_line_errors(), _no_garbage(): from gear_fastai.model import train_model
     with one_line_errors():
         _known_arch(options['arch'], options['epochs'])
         out = Path(options.pop('out') or f"models/{options['arch']}")
         learn = train_model(folder, out=out, **options)
+        if _rank(): return                                     # of several processes, one tells
         best = json.loads((out/'gear.json').read_text())['metrics']
         click.echo(f"saved {out}: epoch {best['epoch']}, validation accuracy {best['accuracy']:.1%}, loss {best['valid_loss']:.3f}\n"
                    f'its loss plot is {out}/losses.png; test it with: gear-fastai evaluate {out} {folder}')
+
+def _rank(): return int(os.environ.get('RANK', 0))
 
 def _decode_ahead(folder, size):
     "Decode the photos while torch and fastai are loading; what can't be done is told later, when it is needed"

@@ -6,7 +6,7 @@
 __all__ = ['Prediction', 'default_model', 'GearClassifier', 'classifier', 'predict', 'predict_folder', 'write_csv',
            'show_predictions']
 
-# %% ../nbs/06_inference.ipynb #9814e8a5
+# %% ../nbs/06_inference.ipynb #2ff55aaa
 import base64, csv, html, os
 from collections import deque
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 import gear_fastai, numpy as np, onnxruntime
 from PIL import Image
-from .folder import ModelError, read_checked, read_gear
+from .folder import ModelError, read_model
 from .photo import PhotoError, list_photos, normalize, open_photo, thumbnail, to_array
 
 # %% ../nbs/06_inference.ipynb #7a0547b4
@@ -95,7 +95,7 @@ def _open_session(raw, name, threads, device):
     if session.get_providers()[0] != providers[0]: raise ModelError("device='cuda': ONNX Runtime finds no GPU that it can use; see nvidia-smi, or use device='cpu'")
     return session
 
-# %% ../nbs/06_inference.ipynb #96e2125d
+# %% ../nbs/06_inference.ipynb #e14fcd81
 class GearClassifier:
     "A saved model, loaded once; call it from as many threads as you like"
     def __init__(self,
@@ -108,8 +108,8 @@ class GearClassifier:
         if threads < 0: raise ValueError(f'threads={threads}: give 1 or more, or 0 for one per core')
         if threshold is not None and not -1 <= threshold <= 1: raise ValueError(f'threshold={threshold}: give a similarity from -1 (always sure) to 1')
         self.folder, self.threads, self.device, self._sessions = Path(default_model() if model is None else model), threads, device, {}
-        about = read_gear(self.folder)
-        self._raw, p = read_checked(self.folder, 'model.onnx', about), about['preprocessing']
+        about, self._raw = read_model(self.folder, 'model.onnx')
+        p = about['preprocessing']
         self.labels, self.temperature, self.size, self.mean, self.std = about['labels'], about['temperature'], p['size'], p['mean'], p['std']
         self.threshold = about.get('rejection_threshold') if threshold is None else threshold
         if len(self._session(threads).get_outputs()) == 1: self.threshold = None                    # saved before there was a similarity

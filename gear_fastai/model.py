@@ -6,7 +6,7 @@
 __all__ = ['export_onnx', 'fingerprint', 'save_model', 'write_history', 'note_evaluation', 'load_model', 'load_learner_from',
            'SaveBest', 'train_model']
 
-# %% ../nbs/05_model.ipynb #223e0eae
+# %% ../nbs/05_model.ipynb #792614c6
 import contextlib, hashlib, json, math, os, shutil, sys, time, warnings
 from copy import deepcopy
 from importlib.metadata import version
@@ -14,15 +14,16 @@ from pathlib import Path
 import numpy as np, onnx, onnxruntime, pandas as pd, timm
 from fastai.vision.all import *
 from timm.models._hub import save_for_hf
+from timm.utils import unwrap_model
 import gear_fastai.cnn  # registers the hand-built networks with timm
 from .augment import Augment
 from .calibration import calibration_error, fit_temperature, rejection_threshold
 from .cnn import cnn_learner
 from .distill import TAUGHT, TaughtLoss, taught_dataloaders
 from .data import DataError, MANIFEST, dataloaders, read_splits, split_dataset, write_splits
-from .folder import FORMAT, HAND_BUILT, ModelError, digests, read_checked, read_gear, recover, usual_size, whole_folder
+from .folder import FORMAT, HAND_BUILT, ModelError, clear_leftovers, digests, read_gear, read_model, steady, usual_size, whole_folder, writing
 from .photo import normalize, to_array
-from .training import Checkpoint, best_epoch, fast_bf16, photo_learner, plot_history
+from .training import Checkpoint, CheckpointError, best_epoch, check_about, fast_bf16, from_rank0, on_all_ranks, photo_learner, plot_history
 from .transfer import frozen, transfer_learner
 
 # %% ../nbs/05_model.ipynb #b77bcc1f
@@ -124,7 +125,7 @@ def _calibrate(
     about = dict(rejection_rate=rate, calibration_error=error, photos=len(labels), measured='on the validation photos, on which temperature and threshold were chosen')
     return dict(temperature=t, rejection_threshold=rejection_threshold((features @ known.T).amax(1).numpy(), rate), calibration=about)
 
-# %% ../nbs/05_model.ipynb #8de1cec0
+# %% ../nbs/05_model.ipynb #ae997f55
 def save_model(
     learn: Learner,  # on a timm model, with `dls` of `data.dataloaders`
     dest,  # folder; a model there is replaced
@@ -160,8 +161,10 @@ def write_history(
     history = learn.recorder.to_frame()
     for name, write in (('history.csv', lambda f: history.to_csv(f, index=False)), ('losses.png', lambda f: _draw(history, saved, f))):
         tmp = Path(folder)/f'.{name}'
-        write(tmp)
-        os.replace(tmp, Path(folder)/name)
+        try:
+            with writing(Path(folder)/name, 'what was there before is kept'): write(tmp)
+            os.replace(tmp, Path(folder)/name)
+        finally: tmp.unlink(missing_ok=True)
 
 def _draw(history, saved, f):
     ax = plot_history(history, saved)
@@ -215,12 +218,13 @@ def note_evaluation(
         (folder/f'.{name}').write_text(text, encoding='utf-8')
         os.replace(folder/f'.{name}', folder/name)
 
-# %% ../nbs/05_model.ipynb #41463bb6
+# %% ../nbs/05_model.ipynb #8a3b37e2
+@steady
 def load_model(
     folder,  # a model folder
 ) -> nn.Module:  # in evaluation mode
     "The saved network, opened by timm; weights are read as safetensors, nothing is unpickled"
-    read_checked(folder, 'model.safetensors', read_gear(folder))
+    read_model(folder, 'model.safetensors')
     try: return timm.create_model(f'local-dir:{Path(folder).resolve()}', pretrained=True).eval()
     except Exception as e: raise ModelError(f'{folder}: can\'t be loaded ({str(e).strip().splitlines()[0][:150]})') from e
 
@@ -234,9 +238,9 @@ def load_learner_from(
     if list(dls.vocab) != labels: raise ModelError(f'{folder}: knows {", ".join(labels)}; the photos are of {", ".join(dls.vocab)}')
     return photo_learner(dls, load_model(folder), **kwargs)
 
-# %% ../nbs/05_model.ipynb #24c59033
+# %% ../nbs/05_model.ipynb #a1e47c0b
 class SaveBest(Callback):
-    "Keep the weights of the best epoch, and write the whole model folder with them: now and then, and at the end"
+    "Keep the weights of the best epoch, and write the whole model folder with them: now and then, when a `Checkpoint` was written, and at the end"
     order = 90
 
     def __init__(self,
@@ -250,6 +254,9 @@ class SaveBest(Callback):
         self.cost, self.wrote = 1.5, time.perf_counter()                             # seconds that writing takes, until it has been measured; when that was
         if self.recorder.history and not self.recorder.replay: self._consider()      # a head that was trained before
 
+    def before_epoch(self):
+        if self.unsaved and (time.perf_counter() - self.wrote)*self.share > self.cost: self.flush(self.learn)
+
     def after_epoch(self):
         if self.recorder.train_loss.count: self._consider()                          # not for an epoch that was run before an interruption
         elif self.recorder.history: self.saved = self._best()
@@ -258,14 +265,14 @@ class SaveBest(Callback):
 
     def _consider(self):
         if self.saved != (best := self._best()): self.saved, self.unsaved = best, deepcopy(self.model.state_dict())
-        if self.unsaved and (time.perf_counter() - self.wrote)*self.share > self.cost: self.flush(self.learn)
 
     def flush(self, learn):
         "Write what has not been written yet"
         if not self.unsaved: return
         began, now = time.perf_counter(), deepcopy(learn.model.state_dict())
         learn.model.load_state_dict(self.unsaved)
-        try: save_model(learn, self.dest, self.saved, **self.kwargs)
+        try:
+            with no_random(): save_model(learn, self.dest, self.saved, **self.kwargs)               # when it is written changes nothing of what is learnt
         finally: learn.model.load_state_dict(now)
         self.wrote, self.unsaved = time.perf_counter(), None
         self.cost = self.wrote - began
@@ -274,7 +281,7 @@ class SaveBest(Callback):
         if self.unsaved: self.flush(self.learn)
         elif self.saved is not None and self.dest.exists(): write_history(self.learn, self.dest, self.saved)
 
-# %% ../nbs/05_model.ipynb #68298eb6
+# %% ../nbs/05_model.ipynb #b948b9d3
 def _splits_of(folder, method, seed, progress):
     "The dataset's manifest, made if there is none; only kept in memory where the folder can't be written to"
     if isinstance(method, pd.DataFrame): return method
@@ -284,14 +291,36 @@ def _splits_of(folder, method, seed, progress):
     except OSError as e: warnings.warn(f'{folder}: the manifest could not be written there ({e.strerror}); the model folder holds it')
     return splits
 
+def _beside(out): return out.with_name(f'{out.name}.checkpoint')
+
 def _make_way(out):
-    "Rename what bears the new model's name: `mine` → `mine.1`"
-    recover(out)
-    if not out.exists(): return
-    if not (out/'gear.json').is_file(): raise ModelError(f'{out}: exists and is no saved model; name another folder')
-    n = next(n for n in range(1, 10_000) if not out.with_name(f'{out.name}.{n}').exists())
-    out.rename(kept := out.with_name(f'{out.name}.{n}'))
-    warnings.warn(f'{out}: a model of that name was there; it is kept as {kept}')
+    "Rename what bears the new model's name, and the checkpoint of an interrupted run: `mine` → `mine.1`"
+    if out.exists() and not (out/'gear.json').is_file(): raise ModelError(f'{out}: exists and is no saved model; name another folder')
+    names = [name for name in (noop, _beside) if name(out).exists()]
+    if not names: return
+    kept = next(k for n in range(1, 10_000) if not ((k := out.with_name(f'{out.name}.{n}')).exists() or _beside(k).exists()))
+    for name in names: name(out).rename(name(kept))
+    if _beside in names: warnings.warn(f'{out}: a run of that name was interrupted; it is kept as {kept}, and goes on with --resume --out {kept}')
+    else: warnings.warn(f'{out}: a model of that name was there; it is kept as {kept}')
+
+# %% ../nbs/05_model.ipynb #42d61e32
+def _about(splits, folder, **settings):
+    "What a run is started with"
+    data = fingerprint(splits, folder)
+    return dict(arch=settings.pop('arch'), classes=', '.join(sorted(set(splits.label))), photos=_in_words(data), **settings)
+
+def _in_words(data): return f"{data['photos']} in {data['classes']} classes (fingerprint {data['blake2b'][:8]})"
+
+def _finished(out, about, patience):
+    "The history of the model `out`, if its training is complete; `CheckpointError` if it was not this one"
+    if not (out/'gear.json').is_file(): return
+    gear, history = read_gear(out), pd.read_csv(out/'history.csv')
+    arch = about['arch'] if about['arch'].split('.')[0] == gear['architecture'] else gear['architecture']
+    was = dict(arch=arch, classes=', '.join(gear['labels']), photos=_in_words(gear['data']), size=gear['preprocessing']['size'])
+    check_about(out, about | {k: v for k, v in gear['notes'].items() if k in about} | was, about)
+    if len(history) < about['epochs'] + (about['arch'] not in HAND_BUILT) and not (patience and len(history) - best_epoch(history) > patience): return
+    warnings.warn(f'{out}: its training is complete, there is nothing to resume; to train anew, leave out --resume')
+    return history.to_dict('records')
 
 @contextlib.contextmanager
 def _reporting(learn, progress):
@@ -303,7 +332,7 @@ def _reporting(learn, progress):
                                                         for k, v in zip(learn.recorder.metric_names, row)), flush=True)
         yield
 
-# %% ../nbs/05_model.ipynb #b42a09a7
+# %% ../nbs/05_model.ipynb #72188987
 _BRIEF = dict(turn=10, scale=(.8, 1.35), shift=.08, hue=.06, saturation=.3, strength=.2, grey=.02, cover=0)      # as much variation as few epochs can learn from
 
 def _recipe(arch):
@@ -321,7 +350,43 @@ def _learner(folder, splits, arch, size, bs, weights, pretrained, teacher, groun
     dls = dataloaders(folder, size=size, bs=bs, splits=splits, augment=[Augment(**grounds, **({} if arch in ('gear_cnn', 'challenge_cnn') else _BRIEF))])
     return cnn_learner(dls, arch) if arch in HAND_BUILT else transfer_learner(dls, arch, weights, pretrained)
 
-# %% ../nbs/05_model.ipynb #29173a6a
+def _shares(splits, bs, ranks):
+    "Photos a batch, rounded up to a multiple of the ranks; and each rank's part of them"
+    for name, n in splits.split.value_counts().items():
+        if name != 'test' and n < ranks: raise DataError(f'{n} photos in the {name} split are fewer than the {ranks} processes; start fewer')
+    bs = -(-bs//ranks)*ranks
+    return bs, min(bs, (splits.split == 'train').sum())//ranks
+
+def _begin(out, checkpoint, resume):
+    "Make way for the new model, or see that the interrupted run's is there"
+    if checkpoint.state:
+        if not (checkpoint.state['unsaved'] or out.exists()): raise CheckpointError(f'{out}: the model of the interrupted run is gone; put it back, or train without --resume')
+        return
+    if resume: warnings.warn(f'{checkpoint.path}: no such checkpoint, nothing to resume; training starts anew')
+    _make_way(out)
+
+def _together(learn, seed):
+    "What makes `learn` one of several that train together"
+    from gear_fastai.distributed import Together, shared
+    if hasattr(learn, 'features'): learn.features = shared(learn.features)
+    return Together(seed)
+
+def _fit(learn, epochs, lr, cbs, saver, seed, progress):
+    "Train, on one process or on several; one of them saves"
+    if num_distrib() > 1: cbs = [*cbs, _together(learn, seed)]
+    if not rank_distrib(): cbs = [*cbs, saver]
+    with _reporting(learn, progress):
+        try:
+            if not hasattr(learn, 'fit_head'): learn.fit_one_cycle(epochs, lr, cbs=cbs)
+            else: learn.fine_tune(epochs, **(dict(base_lr=lr) if lr else {}), **(dict(cbs=cbs) if epochs else {}))
+        except BaseException:           # interrupted: the best so far is kept
+            learn.model = unwrap_model(learn.model)
+            learn('after_cancel_batch')                                     # in the midst of one, perhaps
+            with contextlib.suppress(OSError): saver.flush(learn)           # on a full disk it is kept in the checkpoint
+            raise
+
+# %% ../nbs/05_model.ipynb #162644df
+@on_all_ranks
 def train_model(
     folder,  # a dataset
     arch: str = 'gear_cnn',  # 'gear_cnn', 'gear_cnn_small' or 'challenge_cnn', from scratch; or any timm name, with `fine_tune`
@@ -330,7 +395,7 @@ def train_model(
     pretrained: bool = True,  # False: random weights for a timm backbone
     epochs: int = None,  # default: 40 by hand (24 where arithmetic is slower, see `fast_bf16`; 12 for gear_cnn_small), 4 of `fine_tune` with a backbone; 0: a backbone's head alone
     size: int = None,  # side of the photos, pixels; default: `usual_size(arch)`
-    bs: int = None,  # photos a batch; default: 64 by hand, 32 with a backbone
+    bs: int = None,  # photos a batch, of all processes together; default: 64 by hand, 32 with a backbone
     lr: float = None,  # largest learning rate; default: 3e-3 by hand (1e-2 for gear_cnn_small), `fine_tune`'s with a backbone
     seed: int = 42,  # of the split (if there is none yet), the weights, the order and augmentation of the photos
     split: str = 'grouped',  # or 'random', if there is no manifest yet; or a table of splits to use
@@ -351,23 +416,24 @@ def train_model(
     if not 0 <= ground <= 1: raise ValueError(f'ground={ground}: a probability, 0 to 1')
     if teacher and not by_hand: raise ValueError(f"teacher='{teacher}': only {' and '.join(HAND_BUILT)} are taught, {arch} has weights of its own")
     if epochs < (1 if by_hand else 0): raise ValueError(f'epochs={epochs}: {arch} needs at least one' if by_hand else f'epochs={epochs}: must be 0 or more')
-    splits = _splits_of(folder, split, seed, progress)
+    progress, rank, ranks = progress and not rank_distrib(), rank_distrib(), max(num_distrib(), 1)
+    splits = from_rank0(lambda: _splits_of(folder, split, seed, progress))
+    bs, each = _shares(splits, bs, ranks)
+    about = from_rank0(lambda: _about(splits, folder, arch=arch, epochs=epochs, size=size, bs=bs, lr=lr, seed=seed, teacher=teacher, ground=ground))
+    from_rank0(lambda: clear_leftovers(out))
+    checkpoint = Checkpoint(_beside(out), resume, about)
+    if resume and not checkpoint.state and (rows := from_rank0(lambda: _finished(out, about, patience))):
+        learn = photo_learner(dataloaders(folder, size, each, splits), from_rank0(lambda: load_model(out)))
+        learn.recorder.history = rows
+        return learn
     set_seed(seed, reproducible=True)
-    learn = _learner(folder, splits, arch, size, bs, weights, pretrained, teacher, ground, backgrounds, progress)
-    about = dict(arch=arch, epochs=epochs, size=size, bs=bs, lr=lr, seed=seed, teacher=teacher, ground=ground, data=fingerprint(splits, folder)['blake2b'])
-    checkpoint = Checkpoint(out.with_name(f'{out.name}.checkpoint'), resume, about)
-    if resume and not checkpoint.state: warnings.warn(f'{checkpoint.path}: no such checkpoint, nothing to resume; training starts anew')
-    if not checkpoint.state: _make_way(out)
-    else: checkpoint.restore(learn)
+    learn = _learner(folder, splits, arch, size, each, weights, pretrained, teacher, ground, backgrounds, progress)
+    from_rank0(lambda: _begin(out, checkpoint, resume))
+    if checkpoint.state: checkpoint.restore(learn)
     how = dict(notes=dict(seed=seed, epochs=epochs, bs=bs, lr=lr, teacher=teacher, pretrained=pretrained, ground=ground), half=half)
-    cbs = [saver := SaveBest(out, **how), checkpoint, *([EarlyStoppingCallback(patience=patience)] if patience else []), *L(cbs)]
-    with _reporting(learn, progress):
-        try:
-            if by_hand: learn.fit_one_cycle(epochs, lr, cbs=cbs)
-            else: learn.fine_tune(epochs, **(dict(base_lr=lr) if lr else {}), **(dict(cbs=cbs) if epochs else {}))
-        except BaseException:           # interrupted: the best so far is kept
-            saver.flush(learn)
-            raise
-    if not epochs: save_model(learn, out, **how)
-    checkpoint.path.unlink(missing_ok=True)
+    cbs = [checkpoint, *([EarlyStoppingCallback(patience=patience)] if patience else []), *L(cbs)]
+    _fit(learn, epochs, lr, cbs, SaveBest(out, **how), seed, progress)
+    if not (epochs or rank): save_model(learn, out, **how)
+    if not rank: checkpoint.path.unlink(missing_ok=True)
+    distrib_barrier()
     return learn

@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['EpochRecorder', 'record_epochs', 'parting', 'best_epoch', 'plot_history', 'fast_bf16', 'CPUAutocast',
-           'speed_callbacks', 'set_normalize', 'photo_learner', 'CheckpointError', 'Checkpoint']
+           'speed_callbacks', 'set_normalize', 'photo_learner', 'CheckpointError', 'from_rank0', 'on_all_ranks',
+           'check_about', 'Checkpoint']
 
-# %% ../nbs/02_training.ipynb #f77af4cf
-import contextlib, os, random, time
+# %% ../nbs/02_training.ipynb #d687fb30
+import contextlib, functools, os, random, time
 from pathlib import Path
 import numpy as np, pandas as pd
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 from fastai.vision.all import *
+from .folder import writing
 
 # %% ../nbs/02_training.ipynb #b8326e61
 class EpochRecorder(Recorder):
@@ -112,7 +114,7 @@ def plot_epochs(
     "`plot_history` of what was recorded"
     return plot_history(self.to_frame(), saved, ax)
 
-# %% ../nbs/02_training.ipynb #7e9406c0
+# %% ../nbs/02_training.ipynb #a5b18643
 def fast_bf16() -> bool:
     "Has this processor matrix units for bfloat16?"
     return getattr(torch.cpu, '_is_amx_tile_supported', lambda: False)()
@@ -120,7 +122,7 @@ def fast_bf16() -> bool:
 class CPUAutocast(Callback):
     "Run the network's forward pass in bfloat16 on the CPU; the loss stays in float32"
     order = 10
-    def before_fit(self): self.cast = contextlib.ExitStack()
+    def __init__(self): self.cast = contextlib.ExitStack()
     def before_batch(self): self.cast.enter_context(torch.autocast('cpu', torch.bfloat16))
     def after_pred(self):
         self.cast.close()
@@ -156,9 +158,31 @@ def photo_learner(
     kwargs = dict(loss_func=CrossEntropyLossFlat(label_smoothing=.1), metrics=accuracy, wd=.05) | kwargs
     return record_epochs(cls(dls, model, cbs=[*speed_callbacks(), *L(cbs)], **kwargs))
 
-# %% ../nbs/02_training.ipynb #09e6499b
+# %% ../nbs/02_training.ipynb #fd1c551a
 class CheckpointError(ValueError):
     "A checkpoint that can't be resumed from; the message names it and says why"
+
+def from_rank0(
+    f,  # without arguments; what it gives can be pickled
+):
+    "What `f()` gives on rank 0, on every rank; a rank other than 0 ends without a word if it fails there"
+    if num_distrib() < 2: return f()
+    told = [None, False]
+    try:
+        if not rank_distrib(): told = [f(), True]
+    finally: torch.distributed.broadcast_object_list(told)
+    if not told[1]: raise SystemExit(1)
+    return told[0]
+
+def on_all_ranks(f):
+    "`f`, as one run of all the processes that a launcher started, if one did"
+    @functools.wraps(f)
+    def run(*args, **kwargs):
+        if num_distrib() < 2: return f(*args, **kwargs)
+        try: from gear_fastai.distributed import joined
+        except ModuleNotFoundError: raise ValueError("a run of several processes needs accelerate: pip install 'gear_fastai[many]'") from None
+        with joined(): return f(*args, **kwargs)
+    return run
 
 def _random_state(learn):
     "State of all generators that training draws from"
@@ -174,12 +198,23 @@ def _set_random_state(learn, s):
     learn.dls.train.rng.setstate(s['loader'])
     np.random.set_state((s['numpy'][0], np.array(s['numpy'][1], np.uint32), *s['numpy'][2:]))
 
-# %% ../nbs/02_training.ipynb #032ae6ef
+# %% ../nbs/02_training.ipynb #3241d8ad
 def _plain(x):
     "`x` with Python's own numbers and lists in it, which reading with `weights_only` allows"
     if isinstance(x, dict): return {k: _plain(v) for k, v in x.items()}
     if isinstance(x, (list, tuple, L)): return [_plain(v) for v in x]
     return x.item() if isinstance(x, np.generic) else x
+
+_STATE = 'unsaved model opt history before about random smooth'.split()  # what is in a checkpoint
+
+def check_about(
+    path,  # of the checkpoint or model
+    was: dict,  # what it was made with
+    about: dict,  # what is wanted now
+):
+    "`CheckpointError` if a run was started with something else than this one"
+    for k, v in about.items():
+        if was.get(k) != v: raise CheckpointError(f'{path}: was made with {k} {was.get(k)}, not {v}; use the same, or train without --resume')
 
 class Checkpoint(Callback):
     "Write all that is needed to go on after each epoch; with `resume`, go on from what was written"
@@ -188,10 +223,10 @@ class Checkpoint(Callback):
     def __init__(self,
         path,  # file to write
         resume: bool = False,  # go on from `path` if it is there
-        about: dict = None,  # what the run was started with; a checkpoint with other values is refused
+        about: dict = None,  # what the run was started with, names in words; a checkpoint with other values is refused
     ):
         self.path, self.about = Path(path), about or {}
-        self.state = self._read() if resume and self.path.exists() else None
+        self.state = from_rank0(self._read) if resume else None
 
     def restore(self, learn):
         "Give the recorder of `learn` what was recorded; weights and optimiser follow when `fit` has made one"
@@ -204,17 +239,17 @@ class Checkpoint(Callback):
             self.learn.model.load_state_dict(self.state['model'])
             opt = self.state['opt']
             self.opt.load_state_dict(dict(opt, hypers=L(opt['hypers'])) if 'hypers' in opt else opt)        # fastai's optimisers, or torch's
-            if self.state['unsaved']: self.learn.save_best.unsaved = self.state['unsaved']
+            if self.state['unsaved'] and hasattr(self.learn, 'save_best'): self.learn.save_best.unsaved = self.state['unsaved']
             self.recorder.smooth_loss.val, self.recorder.smooth_loss.count = map(tensor, self.state['smooth'])
         self.before, self.start = len(self.recorder.history), len(self.recorder.replay)     # rows of earlier fits; epochs that are done
 
     def _read(self):
-        "The checkpoint, if it is one and of this run"
+        "The checkpoint, if there is one, and it is of this run"
+        if not self.path.exists(): return
         try: state = torch.load(self.path, map_location='cpu', weights_only=True)
         except Exception as e: raise CheckpointError(f'{self.path}: unreadable ({type(e).__name__}); train without --resume') from e
-        for k, v in self.about.items():
-            if (was := state['about'].get(k)) != v:
-                raise CheckpointError(f'{self.path}: was made with {k}={was}, not {v}; use the same, or train without --resume')
+        if not isinstance(state, dict) or set(_STATE) - set(state): raise CheckpointError(f'{self.path}: no checkpoint of a training run; train without --resume')
+        check_about(self.path, state['about'], self.about)
         return state
 
     def before_epoch(self):
@@ -222,11 +257,16 @@ class Checkpoint(Callback):
         if self.epoch == self.start and self.start: _set_random_state(self.learn, self.state['random'])
 
     def after_epoch(self):
-        if self.epoch < self.start: return
+        if self.epoch < self.start or rank_distrib(): return
         smooth, best = self.recorder.smooth_loss, getattr(self.learn, 'save_best', None)
         state = dict(unsaved=best and best.unsaved, model=self.model.state_dict(), opt=_plain(self.opt.state_dict()), history=self.recorder.history, before=self.before, about=self.about,
                      random=_random_state(self.learn), smooth=(float(smooth.val), int(smooth.count)))
         tmp = self.path.with_name(self.path.name + '.tmp')
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(state, tmp)
-        os.replace(tmp, self.path)
+        try:
+            with writing(self.path, 'the one before is kept; when there is room, --resume goes on'), open(tmp, 'wb') as f:
+                torch.save(state, f)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(tmp, self.path)
+        finally: tmp.unlink(missing_ok=True)
