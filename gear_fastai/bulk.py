@@ -226,7 +226,7 @@ def _to_disk(path):
     try: os.fsync(fd)
     finally: os.close(fd)
 
-# %% ../nbs/06b_bulk.ipynb #00702bbb
+# %% ../nbs/06b_bulk.ipynb #34b414c0
 class GearStage:
     "A worker of Ray Data's `map_batches`: batches with the columns `bytes` (and `path`), or `path` alone, become those of `Prediction.to_dict`, as an Arrow table"
     def __init__(self,
@@ -235,8 +235,10 @@ class GearStage:
         threshold: float = None,  # similarity below which a photo is "not sure"; default: the model's
     ): self.clf, self.pool = GearClassifier(model, threads, threshold=threshold), ThreadPoolExecutor(16)
 
-    def answers(self, photos):
-        "Stream (name, bytes or None for the file of that name) → dicts as of `Prediction.to_dict`, in the same order"
+    def answers(self,
+        photos,  # (name, bytes or None for the file of that name) of each
+    ):  # generator of dicts, as of `Prediction.to_dict`, in the same order
+        "Answer a stream of photos"
         for p in self.clf.stream(self._photo(*photo) for photo in photos):
             yield (p if p.path is not None else replace(p, path=str(p.photo.name))).to_dict()
 

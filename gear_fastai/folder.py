@@ -19,11 +19,13 @@ def usual_size(
     "The side of the photos that a network is trained on unless told otherwise"
     return HAND_BUILT.get(arch, 160)
 
-# %% ../nbs/04a_folder.ipynb #eb718989
+# %% ../nbs/04a_folder.ipynb #4674759e
 class ModelError(ValueError):
     "A model folder that can't be written or read; the message names it and says why"
 
-def to_disk(path):
+def to_disk(
+    path,  # of a file
+):
     "Make sure that a file would survive a power cut"
     with open(path, 'rb+') as f: os.fsync(f.fileno())
 
@@ -114,14 +116,16 @@ def read_checked(
         raise ModelError(f'{folder}/{name}: not the file that was saved (changed or damaged); copy the folder again or save the model anew')
     return raw
 
-# %% ../nbs/04a_folder.ipynb #1b022760
+# %% ../nbs/04a_folder.ipynb #f15462a5
 def _version(folder):
     "What changes when a folder is replaced"
     try: s = os.stat(folder)
     except OSError: return
     return s.st_ino, s.st_ctime_ns
 
-def steady(read):
+def steady(
+    read,  # takes a model folder, and more
+):
     "Make `read(folder, …)` start anew when the folder was replaced meanwhile"
     @functools.wraps(read)
     def again(folder, *args):

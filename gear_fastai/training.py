@@ -158,7 +158,7 @@ def photo_learner(
     kwargs = dict(loss_func=CrossEntropyLossFlat(label_smoothing=.1), metrics=accuracy, wd=.05) | kwargs
     return record_epochs(cls(dls, model, cbs=[*speed_callbacks(), *L(cbs)], **kwargs))
 
-# %% ../nbs/02_training.ipynb #fd1c551a
+# %% ../nbs/02_training.ipynb #053e7806
 class CheckpointError(ValueError):
     "A checkpoint that can't be resumed from; the message names it and says why"
 
@@ -174,7 +174,9 @@ def from_rank0(
     if not told[1]: raise SystemExit(1)
     return told[0]
 
-def on_all_ranks(f):
+def on_all_ranks(
+    f,  # trains; takes and gives anything
+):
     "`f`, as one run of all the processes that a launcher started, if one did"
     @functools.wraps(f)
     def run(*args, **kwargs):
