@@ -238,7 +238,7 @@ def load_learner_from(
     if list(dls.vocab) != labels: raise ModelError(f'{folder}: knows {", ".join(labels)}; the photos are of {", ".join(dls.vocab)}')
     return photo_learner(dls, load_model(folder), **kwargs)
 
-# %% ../nbs/05_model.ipynb #a1e47c0b
+# %% ../nbs/05_model.ipynb #f12dde79
 class SaveBest(Callback):
     "Keep the weights of the best epoch, and write the whole model folder with them: now and then, when a `Checkpoint` was written, and at the end"
     order = 90
@@ -255,7 +255,7 @@ class SaveBest(Callback):
         if self.recorder.history and not self.recorder.replay: self._consider()      # a head that was trained before
 
     def before_epoch(self):
-        if self.unsaved and (time.perf_counter() - self.wrote)*self.share > self.cost: self.flush(self.learn)
+        if self.epoch and self.unsaved and (time.perf_counter() - self.wrote)*self.share > self.cost: self.flush(self.learn)
 
     def after_epoch(self):
         if self.recorder.train_loss.count: self._consider()                          # not for an epoch that was run before an interruption
