@@ -4,17 +4,25 @@ BIN := .venv/bin
 TOOLS := .venv/tools
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: demo dev test check export readme docs box dist audit licences
+.PHONY: demo dev test notebooks package long check export readme docs box dist audit licences
 
 demo: .venv/installed  ## sample set, hand-built CNN, transfer learner, loss plots, predictions
 	$(BIN)/gear-fastai demo
 
 dev: .venv/installed-dev  ## .venv with all that development needs
 
-test: .venv/installed-dev  ## everything that CI checks
+test: .venv/installed-dev  ## everything, but what takes long
 	$(BIN)/python tests/unchanged.py
+	$(MAKE) -j 2 --output-sync=target notebooks package
+
+notebooks: .venv/installed-dev
 	env -u GEAR_DATA OMP_NUM_THREADS=1 GEAR_FASTAI_CACHE=$(abspath .venv/cache) $(BIN)/nbdev-test --n-workers 2
-	OMP_NUM_THREADS=1 GEAR_FASTAI_CACHE=$(abspath .venv/cache) $(BIN)/python -m pytest -q tests
+
+package: .venv/installed-dev
+	OMP_NUM_THREADS=1 GEAR_FASTAI_CACHE=$(abspath .venv/cache) $(BIN)/python -m pytest -q tests --ignore tests/test_kill.py --ignore tests/test_distributed.py
+
+long: .venv/installed-dev  ## training runs that are killed, and on several processes
+	OMP_NUM_THREADS=1 GEAR_FASTAI_CACHE=$(abspath .venv/cache) $(BIN)/python -m pytest -q tests/test_kill.py tests/test_distributed.py
 
 export: .venv/installed-dev  ## notebooks to modules, and clean
 	$(BIN)/nbdev-clean
