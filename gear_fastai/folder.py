@@ -19,7 +19,7 @@ def usual_size(
     "The side of the photos that a network is trained on unless told otherwise"
     return HAND_BUILT.get(arch, 160)
 
-# %% ../nbs/04a_folder.ipynb #4674759e
+# %% ../nbs/04a_folder.ipynb #6d854fcd
 class ModelError(ValueError):
     "A model folder that can't be written or read; the message names it and says why"
 
@@ -46,6 +46,7 @@ def writing(
         if (why := _disk_error(e)) is None: raise
         raise OSError(why.errno, f'could not be written ({why.strerror}); {kept}', str(path)) from e
 
+# %% ../nbs/04a_folder.ipynb #63f27f31
 def _unfinished(dest): return dest.with_name(f'.{dest.name}.tmp')
 def _spare(dest): return dest.with_name(f'.{dest.name}.old')
 

@@ -200,7 +200,7 @@ def _set_random_state(learn, s):
     learn.dls.train.rng.setstate(s['loader'])
     np.random.set_state((s['numpy'][0], np.array(s['numpy'][1], np.uint32), *s['numpy'][2:]))
 
-# %% ../nbs/02_training.ipynb #3241d8ad
+# %% ../nbs/02_training.ipynb #2866dbc1
 def _plain(x):
     "`x` with Python's own numbers and lists in it, which reading with `weights_only` allows"
     if isinstance(x, dict): return {k: _plain(v) for k, v in x.items()}
@@ -218,6 +218,7 @@ def check_about(
     for k, v in about.items():
         if was.get(k) != v: raise CheckpointError(f'{path}: was made with {k} {was.get(k)}, not {v}; use the same, or train without --resume')
 
+# %% ../nbs/02_training.ipynb #ea9ce1d1
 class Checkpoint(Callback):
     "Write all that is needed to go on after each epoch; with `resume`, go on from what was written"
     order = 95  # after the recorder and what saves the model
