@@ -69,7 +69,7 @@ def _names(place):
     if '://' in place: return _stored(place)
     return map(str, list_photos(place, SUFFIXES | {'.parquet'})) if os.path.isdir(place) else [place]
 
-# %% ../nbs/06b_bulk.ipynb #9d494795
+# %% ../nbs/06b_bulk.ipynb #c3d4f298
 NAMES = ('path', 'file_name', 'filename', 'name', 'id', 'key')  # columns that may say how a photo is called
 
 def _is_photo(t):
@@ -78,13 +78,8 @@ def _is_photo(t):
     if types.is_struct(t): return t.get_field_index('bytes') >= 0 and _is_photo(t.field('bytes').type)
     return types.is_binary(t) or types.is_large_binary(t)
 
-def _columns(
-    file: str,  # how messages call it
-    schema,  # of PyArrow
-    image_column: str = None,
-    name_column: str = None,
-) -> tuple:  # the column of photos; that of names, or None
-    "The columns of a Parquet file to read"
+def _columns(file, schema, image_column=None, name_column=None):
+    "The columns of a Parquet file to read: that of photos, and that of names or None"
     for c in (image_column, name_column):
         if c is not None and c not in schema.names: raise CatalogueError(f"{file}: has no column '{c}'; it has {', '.join(schema.names)}")
     found = [image_column] if image_column else [f.name for f in schema if _is_photo(f.type)]
@@ -120,7 +115,7 @@ def _list_all(places, plan):
         _put_list(lists[-1], some)
     return lists, parquet
 
-# %% ../nbs/06b_bulk.ipynb #a9100a60
+# %% ../nbs/06b_bulk.ipynb #9269ec5c
 def _groups(file, image_column, name_column):
     "Rows of each row group of a Parquet file with photos; None if it can't be read, which is told when its turn comes"
     import pyarrow as pa, pyarrow.parquet as pq
@@ -131,12 +126,8 @@ def _groups(file, image_column, name_column):
             return [f.metadata.row_group(k).num_rows for k in range(f.num_row_groups)]
     except (OSError, pa.ArrowException): return None
 
-def _cut(
-    files: list,  # (Parquet file, listed by us?, rows of its row groups)
-    workers: int,
-    most: int,  # photos a shard
-) -> list:  # of shards: file, whether we listed it, row groups (None: all)
-    "Cut Parquet files into shards: about eight for each worker, but not of fewer than `ROWS` photos or of more than `most`"
+def _cut(files, workers, most):
+    "Cut Parquet files (file, listed by us?, rows of its row groups) into shards: about eight for each worker, but not of fewer than `ROWS` photos or of more than `most`"
     size = min(max(sum(sum(g or ()) for *_, g in files)//(8*workers), ROWS), most)
     shards = []
     for file, listed, groups in files:
@@ -179,7 +170,7 @@ def _rows(file, groups, image_column, name_column):
                     yield f'{file}#{row}' if called is None else called, photo['bytes']
                     row += 1
 
-# %% ../nbs/06b_bulk.ipynb #ebb4e628
+# %% ../nbs/06b_bulk.ipynb #79b5b081
 def _schema(labels):
     "The answers' columns"
     import pyarrow as pa
@@ -201,6 +192,7 @@ def _writer(sink, format, labels):
         import pyarrow.parquet as pq
         with pq.ParquetWriter(sink, _schema(labels), compression='zstd') as w: yield lambda answers: w.write_table(_table(answers, labels))
 
+# %% ../nbs/06b_bulk.ipynb #978723fc
 def _write_answers(place, tmp, answers, format, labels):
     "Stream answers into a file that is at `place` when it is whole; gives how many there were, and how many without a label for an error"
     store, path = _open(place)
@@ -281,9 +273,9 @@ class _ShardStage(GearStage):
 
 def _short(e): return (str(e) or type(e).__name__).strip().splitlines()[0][:200]
 
-# %% ../nbs/06b_bulk.ipynb #ca99f4d0
+# %% ../nbs/06b_bulk.ipynb #f16ab965
 def _state(out, resume, about):
-    "The plan of an unfinished catalogue in `out`, None if there is nothing yet, {} if it is finished; `CatalogueError` if that is in the way"
+    "The plan of an unfinished catalogue in `out`, None if there is nothing yet, what `_finish` wrote if it is finished; `CatalogueError` if that is in the way"
     from pyarrow import fs
     store, path = _open(out)
     if store.get_file_info(path).type == fs.FileType.File: raise CatalogueError(f'{out}: exists and is a file; name a folder')
@@ -296,7 +288,7 @@ def _state(out, resume, about):
     with store.open_input_file(f'{path}/{kept}') as f: plan = json.loads(f.read())
     for k, v in about.items():
         if plan.get(k) != v: raise CatalogueError(f"{out}: was begun with {dict(photos='other photos', model='another model').get(k, f'{k} {plan.get(k)}')}; go on with the same, or name another folder")
-    if kept == '_SUCCESS': return {}
+    if kept == '_SUCCESS': return plan
     for f in _unfinished(out): store.delete_file(f)
     return plan | dict(done=inside)
 
@@ -314,7 +306,7 @@ def _make_plan(places, out, about, columns, workers, shard):
     _put(f'{out}/_plan/plan.json', json.dumps(about | dict(shards=shards)).encode())
     return about | dict(shards=shards, done=set())
 
-# %% ../nbs/06b_bulk.ipynb #b1c0ea58
+# %% ../nbs/06b_bulk.ipynb #2c693b0e
 @contextmanager
 def _hushed():
     "Without what C++ code prints on standard error"
@@ -325,16 +317,6 @@ def _hushed():
         os.dup2(kept, 2)
         os.close(kept); os.close(null)
 
-def _try_hard(ray, cores):
-    "Start Ray, at the third time of asking if need be"
-    for k in range(3):
-        try:
-            with _hushed(): return ray.init('local', num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level='CRITICAL', object_store_memory=256 << 20)
-        except Exception as e:                                          # Ray raises no narrower one
-            ray.shutdown()
-            why = e
-    raise CatalogueError(f"Ray can't be started on this machine ({_short(why)}); is it very busy?")
-
 @contextmanager
 def _local_ray(ray, cores):
     "Ray on this machine, for a while"
@@ -343,13 +325,18 @@ def _local_ray(ray, cores):
         Path(hidden, 'rfc3987_syntax.py').write_text("raise ImportError('hidden by gear_fastai.bulk: it takes seconds to load')\n")
         os.environ['PYTHONPATH'] = os.pathsep.join([hidden, *([path] if path else [])])
         os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')
-        try: _try_hard(ray, cores)
+        try:
+            with _hushed(): ray.init('local', num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level='CRITICAL', object_store_memory=256 << 20)
+        except Exception as e:                                          # Ray raises no narrower one
+            ray.shutdown()
+            raise CatalogueError(f"Ray can't be started on this machine ({_short(e)}); is it very busy?") from None
         finally: os.environ.pop('PYTHONPATH') if path is None else os.environ.update(PYTHONPATH=path)
         try: yield
         finally: ray.shutdown()
 
+# %% ../nbs/06b_bulk.ipynb #87875556
 def _join(ray, address):
-    "Connect to a cluster; what does not answer at all is told at once, while Ray would try for minutes"
+    "Connect to a cluster"
     try:
         host, _, port = address.removeprefix('ray://').rpartition(':')
         if port.isdigit(): socket.create_connection((host, int(port)), 10).close()
@@ -380,7 +367,7 @@ def _run(ray, shards, job, workers):
     except ray.exceptions.RayError as e: raise CatalogueError(f"{job['out']}: the workers failed ({str(e).strip().splitlines()[-1][:200]}); what is finished is kept, --resume goes on") from None
     except KeyboardInterrupt: raise CatalogueError(f"{job['out']}: interrupted; what is finished is kept, --resume goes on") from None
 
-# %% ../nbs/06b_bulk.ipynb #aec49a81
+# %% ../nbs/06b_bulk.ipynb #73d43a8f
 def _follow(reports, shards, out, progress):
     "Count what the workers report; `CatalogueError` that names what is missing, if anything is"
     from tqdm.auto import tqdm
@@ -399,18 +386,13 @@ def _follow(reports, shards, out, progress):
 
 def _digest(*x): return hashlib.sha256(b'\n'.join(v if isinstance(v, bytes) else str(v).encode('utf-8', 'surrogateescape') for v in x)).hexdigest()[:16]
 
-def _parts(out):
-    from pyarrow import fs
-    store, path = _open(out)
-    return sum(f.base_name.startswith('part-') for f in store.get_file_info(fs.FileSelector(path)))
-
 def _finish(out, about):
     "Say that all is there, and throw the plan away"
     store, path = _open(out)
     _put(f'{out}/_SUCCESS', json.dumps(about).encode())
     store.delete_dir(f'{path}/_plan')
 
-# %% ../nbs/06b_bulk.ipynb #c58bf300
+# %% ../nbs/06b_bulk.ipynb #fe6a1bd6
 @dataclass(frozen=True)
 class Scored:
     "How the scoring of a catalogue went"
@@ -447,11 +429,11 @@ def score_catalogue(
     about = dict(photos=_digest('\n'.join(places), *columns), model=_digest((clf.folder/'gear.json').read_bytes()), threshold=clf.threshold, format=format)
     try: plan = _state(out, resume, about)
     except OSError as e: raise CatalogueError(f"{out}: can't be used ({_short(e)})") from None
-    if plan == {}: return Scored(out, 0, 0, _parts(out))
+    if plan and 'shards' not in plan: return Scored(out, 0, 0, plan['files'])
     with _ray(workers) as (ray, workers):
         plan = plan or _make_plan(places, out, about, columns, workers, shard)
         job = dict(out=out, cwd=os.getcwd(), model=str(clf.folder.resolve()), threads=0 if workers == 1 else 1, threshold=clf.threshold, format=format, columns=columns, tries=tries)
         todo = [s for s in plan['shards'] if s['name'] not in plan['done']]
         n, bad = _follow(_run(ray, todo, job, workers) if todo else (), todo, out, progress)
-    _finish(out, about)
+    _finish(out, about | dict(files=len(plan['shards'])))
     return Scored(out, n, bad, len(plan['shards']) - len(todo))

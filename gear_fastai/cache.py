@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['cache_folder', 'cache_limit', 'PhotoCache']
 
-# %% ../nbs/00b_cache.ipynb #b00c8c61
-import hashlib, os, tempfile, warnings
+# %% ../nbs/00b_cache.ipynb #d0060260
+import hashlib, math, os, tempfile, warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, PIL, pooch
+from fastcore.basics import patch
 from tqdm import tqdm
 from .photo import PhotoError, to_array
 
-# %% ../nbs/00b_cache.ipynb #2c9df359
-def cache_folder() -> Path: 
+# %% ../nbs/00b_cache.ipynb #672bb0be
+def cache_folder() -> Path:
     "Where decoded photos are kept"
     return Path(os.environ.get('GEAR_FASTAI_CACHE') or pooch.os_cache('gear_fastai'))
 
@@ -24,7 +25,7 @@ def cache_limit() -> int:  # bytes
     try: return max(0, int(float(mb)*2**20))
     except ValueError: raise ValueError(f"GEAR_FASTAI_CACHE_MB='{mb}': give a number of megabytes") from None
 
-# %% ../nbs/00b_cache.ipynb #9fa8ff77
+# %% ../nbs/00b_cache.ipynb #22053fa1
 _VERSION = 2  # of the file's layout and of the preprocessing in `photo`
 
 def _stamp(path):
@@ -39,7 +40,31 @@ def _remove_oldest(folder, limit):
     for total, (_, _, f) in zip(np.cumsum([size for _, size, _ in files]), files):
         if total > limit: f.unlink(missing_ok=True)
 
-# %% ../nbs/00b_cache.ipynb #97f4fb6f
+def _read_pixels(file, shape):
+    "The pixels in a file that is there and whole, memory-mapped"
+    try:
+        raw = np.memmap(file, np.uint8, 'r')
+        if len(raw) == math.prod(shape) + 32 and hashlib.sha256(raw[:-32]).digest() == raw[-32:].tobytes():
+            os.utime(file)
+            return raw[:-32].reshape(shape)
+        warnings.warn(f'{file}: damaged; the photos are decoded anew')
+    except (OSError, ValueError): return                                              # none there, or empty
+
+def _write_pixels(folder, chunks):
+    "Write arrays of pixels and their digest to a temporary file, whole or not at all"
+    h = hashlib.sha256()
+    with tempfile.NamedTemporaryFile(dir=folder, suffix='.pixels.unfinished', delete=False) as f:
+        try:
+            for x in chunks:
+                h.update(x)
+                f.write(x)
+            f.write(h.digest())
+        except BaseException:
+            os.unlink(f.name)
+            raise
+    return f.name
+
+# %% ../nbs/00b_cache.ipynb #9eef4243
 class PhotoCache:
     "The squared pixels of photo files, decoded once; photos beyond the limit, or changed since, are decoded at each use"
     def __init__(self,
@@ -51,14 +76,19 @@ class PhotoCache:
         self.paths, self.size, self.folder = list(map(os.fspath, paths)), size, Path(folder or cache_folder())
         self.limit = cache_limit() if limit is None else limit
         self.row = {p: i for i, p in enumerate(self.paths)}
-        self.kept = min(len(self.paths), self.limit // (3*size*size))
+        self.shape = (min(len(self.paths), self.limit // (3*size*size)), size, size, 3)
         self.stamps, self.stale = self._look(), np.zeros(len(self.paths), bool)
-        self.pixels = self._open() if self.kept else np.empty((0, size, size, 3), np.uint8)
+        self.pixels = _read_pixels(self.file, self.shape) if self.kept else np.empty(self.shape, np.uint8)
         if self.pixels is None: self.pixels = self._fill()
         self.unread = np.ones(len(self.paths), bool)
         for i in range(0, self.kept, 256): self.unread[i:min(i + 256, self.kept)] = ~self.pixels[i:i+256].any((1, 2, 3))     # black: perhaps none could be read
 
     def _look(self): return np.array([_stamp(p) for p in self.paths], np.int64).reshape(-1, 3)
+
+    @property
+    def kept(self) -> int:
+        "Photos whose pixels are kept, the first of `paths`"
+        return self.shape[0]
 
     @property
     def file(self) -> Path:
@@ -68,67 +98,6 @@ class PhotoCache:
         h.update(self.stamps.tobytes())
         return self.folder/f'{h.hexdigest()}.pixels'
 
-    def _open(self):
-        "The pixels of a file that is there and whole"
-        try:
-            raw = np.memmap(self.file, np.uint8, 'r')
-            if len(raw) == self.kept*3*self.size**2 + 32 and hashlib.sha256(raw[:-32]).digest() == raw[-32:].tobytes():
-                os.utime(self.file)
-                return raw[:-32].reshape(-1, self.size, self.size, 3)
-            warnings.warn(f'{self.file}: damaged; the photos are decoded anew')
-        except (OSError, ValueError): return                                          # none there, or empty
-
-    def _decode(self, rows, black=False):
-        "uint8 (n, size, size, 3); with `black`, what can't be read is so"
-        def read(i):
-            try: return to_array(self.paths[i], self.size)
-            except PhotoError:
-                if black: return np.zeros((self.size, self.size, 3), np.uint8)
-                raise
-        with ThreadPoolExecutor(os.cpu_count()) as pool: return np.stack(list(pool.map(read, rows)))
-
-    def _chunks(self):
-        "All that is kept, decoded 256 at a time; with a bar at a terminal, if it takes longer"
-        with tqdm(total=self.kept, desc='decoding', unit='photo', delay=5, disable=None, leave=False) as bar:
-            for i in range(0, self.kept, 256):
-                yield (x := self._decode(range(i, min(i + 256, self.kept)), black=True))
-                bar.update(len(x))
-
-    def _fill(self):
-        "Decode the photos into a new file; into memory if none can be written"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _remove_oldest(self.folder, self.limit - self.kept*3*self.size**2)
-            self._write()
-            pixels = self._open()
-        except OSError as e:
-            warnings.warn(f'{self.folder}: decoded photos can\'t be kept there ({e.strerror}); they are kept in memory, for this run')
-            pixels = None
-        return self._in_memory() if pixels is None else pixels
-
-    def _in_memory(self):
-        "The pixels as an array, filled where it is, so that they are never there twice"
-        pixels = np.empty((self.kept, self.size, self.size, 3), np.uint8)
-        for i, x in enumerate(self._chunks()): pixels[256*i:256*i + len(x)] = x
-        return pixels
-
-    def _write(self):
-        "Write pixels and their digest to a temporary file that then gets the right name; anew, if a photo was changed meanwhile"
-        h = hashlib.sha256()
-        with tempfile.NamedTemporaryFile(dir=self.folder, suffix='.pixels.unfinished', delete=False) as f:
-            try:
-                for x in self._chunks():
-                    h.update(x)
-                    f.write(x)
-                f.write(h.digest())
-            except BaseException:
-                os.unlink(f.name)
-                raise
-        before, self.stamps = self.stamps, self._look()
-        if (before == self.stamps).all(): return os.replace(f.name, self.file)
-        os.unlink(f.name)
-        self._write()
-
     def batch(self,
         rows,  # int, (n,): which of `paths`
     ) -> np.ndarray:  # uint8, (n, size, size, 3)
@@ -136,15 +105,58 @@ class PhotoCache:
         rows = np.asarray(rows)
         fresh = self.unread[rows] | self.stale[rows]
         if not fresh.any(): return self.pixels[rows]
-        out = np.empty((len(rows), self.size, self.size, 3), np.uint8)
+        out = np.empty((len(rows), *self.shape[1:]), np.uint8)
         out[~fresh], out[fresh] = self.pixels[rows[~fresh]], self._decode(rows[fresh])
         return out
 
-    def refresh(self):
-        "Look at the files again: what has changed is decoded from now on; what is gone is served as it was"
-        now = self._look()
-        gone = (now == 0).all(1)
-        stale = (now != self.stamps).any(1) & ~gone
-        for what, then, those in (('changed', 'read anew', stale & ~self.stale), ('gone', 'used as they were', gone & (self.stamps != 0).any(1))):
-            if those.any(): warnings.warn(f'{self.paths[np.flatnonzero(those)[0]]}: {what} since it was decoded' + (f', and {those.sum()-1} more' if those.sum() > 1 else '') + f'; {then}')
-        self.stale, self.stamps = stale, np.where(gone[:, None], 0, self.stamps)
+# %% ../nbs/00b_cache.ipynb #b0113ff7
+@patch
+def _decode(self: PhotoCache, rows, black=False):
+    "uint8 (n, size, size, 3); with `black`, what can't be read is so"
+    def read(i):
+        try: return to_array(self.paths[i], self.size)
+        except PhotoError:
+            if black: return np.zeros(self.shape[1:], np.uint8)
+            raise
+    with ThreadPoolExecutor(os.cpu_count()) as pool: return np.stack(list(pool.map(read, rows)))
+
+@patch
+def _chunks(self: PhotoCache):
+    "All that is kept, decoded 256 at a time; with a bar at a terminal, if it takes longer"
+    with tqdm(total=self.kept, desc='decoding', unit='photo', delay=5, disable=None, leave=False) as bar:
+        for i in range(0, self.kept, 256):
+            yield (x := self._decode(range(i, min(i + 256, self.kept)), black=True))
+            bar.update(len(x))
+
+@patch
+def _fill(self: PhotoCache):
+    "Decode the photos into a new file; into memory if none can be written"
+    try:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _remove_oldest(self.folder, self.limit - math.prod(self.shape))
+        self._write()
+        if (pixels := _read_pixels(self.file, self.shape)) is not None: return pixels
+    except OSError as e: warnings.warn(f'{self.folder}: decoded photos can\'t be kept there ({e.strerror}); they are kept in memory, for this run')
+    pixels = np.empty(self.shape, np.uint8)                                           # filled where it is, so that they are never there twice
+    for i, x in enumerate(self._chunks()): pixels[256*i:256*i + len(x)] = x
+    return pixels
+
+@patch
+def _write(self: PhotoCache):
+    "Write the file; anew, if a photo was changed meanwhile"
+    while True:
+        tmp, before = _write_pixels(self.folder, self._chunks()), self.stamps
+        self.stamps = self._look()
+        if (before == self.stamps).all(): return os.replace(tmp, self.file)
+        os.unlink(tmp)
+
+# %% ../nbs/00b_cache.ipynb #0e58a0af
+@patch
+def refresh(self: PhotoCache):
+    "Look at the files again: what has changed is decoded from now on; what is gone is served as it was"
+    now = self._look()
+    gone = (now == 0).all(1)
+    stale = (now != self.stamps).any(1) & ~gone
+    for what, then, those in (('changed', 'read anew', stale & ~self.stale), ('gone', 'used as they were', gone & (self.stamps != 0).any(1))):
+        if those.any(): warnings.warn(f'{self.paths[np.flatnonzero(those)[0]]}: {what} since it was decoded' + (f', and {those.sum()-1} more' if those.sum() > 1 else '') + f'; {then}')
+    self.stale, self.stamps = stale, np.where(gone[:, None], 0, self.stamps)

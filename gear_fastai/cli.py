@@ -280,7 +280,7 @@ def app(**options):
         try: server.wait()
         except KeyboardInterrupt: click.echo('ended')
 
-# %% ../nbs/09_cli.ipynb #82fc1a69
+# %% ../nbs/09_cli.ipynb #96e914b0
 @main.command()
 @click.option('--data', 'folder', default='data/sample', help='Where to draw the sample set.')
 @click.option('--models', default='models', help='Where to save the models.')
@@ -296,7 +296,7 @@ def demo(folder, models, n, epochs, weights):
         _demo_data(folder, n)
         click.echo(f'\n1. A hand-built CNN, from scratch, on {12*n} drawn photos')
         train_model(folder, out=models/'demo-cnn', epochs=epochs, size=64)
-        click.echo('\n2. A transfer learner: the head first, then everything')
+        click.echo('\n2. A transfer learner: the head first, then the backbone')
         _demo_transfer(folder, models/'demo-transfer', weights)
         click.echo('\n3. Held-out photos')
         for name in ('demo-cnn', 'demo-transfer'):

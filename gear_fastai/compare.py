@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['compare_backbones', 'plot_backbones']
 
-# %% ../nbs/07b_compare.ipynb #8862d78d
+# %% ../nbs/07b_compare.ipynb #dfd73dc3
 import time
 from statistics import median
 from tempfile import TemporaryDirectory
+from timeit import repeat
 import matplotlib.pyplot as plt
 from fastai.vision.all import *
 from scipy.stats import binomtest
@@ -18,15 +19,11 @@ from .model import save_model
 from .photo import to_array
 from .transfer import transfer_learner
 
-# %% ../nbs/07b_compare.ipynb #416dce50
-def _milliseconds(clf, photo, n=20):
+# %% ../nbs/07b_compare.ipynb #d8c23a5a
+def _milliseconds(clf, photo):
     "Median time of the network for one photo"
-    pixels, times = to_array(photo, clf.size)[None], []
-    for _ in range(n + 3):
-        start = time.perf_counter()
-        clf.look(pixels)
-        times.append(time.perf_counter() - start)
-    return 1000*median(times[3:])
+    pixels = to_array(photo, clf.size)[None]
+    return 1000*median(repeat(lambda: clf.look(pixels), number=1, repeat=23)[3:])
 
 def _measure(dls, arch, epochs, weights, pretrained, seed):
     "One row of `compare_backbones`"

@@ -402,17 +402,7 @@ def dataloaders(
     dls.splits, dls.size, dls.folder = splits, size, Path(folder)
     return dls
 
-# %% ../nbs/01_data.ipynb #cf961980
-GEAR_URL = 'https://challenge.blob.core.windows.net/challengefiles/gear_images.zip'
-
-def _download(url, folder, progress):
-    "`url` as a file in `folder`"
-    try: return Path(pooch.retrieve(url, None, fname='archive.zip', path=folder, downloader=pooch.HTTPDownloader(progressbar=progress, timeout=30)))
-    except Exception as e:
-        status = getattr(getattr(e, 'response', None), 'status_code', None)
-        raise DataError(f"{url}: could not be downloaded ({f'HTTP status {status}' if status else type(e).__name__}); "
-                        'if the address is gone, name another with --url, or put the photos into class folders yourself') from None
-
+# %% ../nbs/01_data.ipynb #8edf6a9f
 def _new_folder(dest):
     "`dest` as a path; `DataError` if there is something in it"
     if Path(dest).exists() and any(Path(dest).iterdir()): raise DataError(f'{dest}: exists and is not empty; name another folder')
@@ -448,6 +438,17 @@ def _unpack_photos(z, to, max_bytes):
     for i in infos:
         name = Path(i.filename)
         if name.suffix.lower() in SUFFIXES and '__MACOSX' not in name.parts and not name.name.startswith('.'): z.extract(i, to)
+
+# %% ../nbs/01_data.ipynb #11eebc5b
+GEAR_URL = 'https://challenge.blob.core.windows.net/challengefiles/gear_images.zip'
+
+def _download(url, folder, progress):
+    "`url` as a file in `folder`"
+    try: return Path(pooch.retrieve(url, None, fname='archive.zip', path=folder, downloader=pooch.HTTPDownloader(progressbar=progress, timeout=30)))
+    except Exception as e:
+        status = getattr(getattr(e, 'response', None), 'status_code', None)
+        raise DataError(f"{url}: could not be downloaded ({f'HTTP status {status}' if status else type(e).__name__}); "
+                        'if the address is gone, name another with --url, or put the photos into class folders yourself') from None
 
 def fetch(
     dest,  # dataset folder to make

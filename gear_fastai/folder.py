@@ -117,7 +117,7 @@ def read_checked(
         raise ModelError(f'{folder}/{name}: not the file that was saved (changed or damaged); copy the folder again or save the model anew')
     return raw
 
-# %% ../nbs/04a_folder.ipynb #f15462a5
+# %% ../nbs/04a_folder.ipynb #83dd65f8
 def _version(folder):
     "What changes when a folder is replaced"
     try: s = os.stat(folder)
@@ -131,13 +131,15 @@ def steady(
     @functools.wraps(read)
     def again(folder, *args):
         while True:
+            recover(folder)
             was = _version(folder)
             try: return read(folder, *args)
             except (ModelError, OSError):
+                recover(folder)
                 if _version(folder) == was: raise
     return again
 
-# %% ../nbs/04a_folder.ipynb #64f6f034
+# %% ../nbs/04a_folder.ipynb #7b61e4eb
 def _numbers(x, n): return isinstance(x, list) and len(x) == n and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in x)
 
 def _flaw(about):
@@ -156,7 +158,6 @@ def read_gear(
 ) -> dict:  # the content of gear.json
     "What a saved model says of itself; `ModelError` if the folder is no whole model"
     folder = Path(folder)
-    recover(folder)
     if not folder.is_dir(): raise ModelError(f'{folder}: no such model folder')
     if (missing := [f for f in FILES if not (folder/f).is_file()]):
         raise ModelError(f'{folder}: no saved model; it has no {", ".join(missing)}')

@@ -95,9 +95,9 @@ def _open_session(raw, name, threads, device):
     if session.get_providers()[0] != providers[0]: raise ModelError("device='cuda': ONNX Runtime finds no GPU that it can use; see nvidia-smi, or use device='cpu'")
     return session
 
-# %% ../nbs/06_inference.ipynb #e14fcd81
-class GearClassifier:
-    "A saved model, loaded once; call it from as many threads as you like"
+# %% ../nbs/06_inference.ipynb #95daba7d
+class _SavedNetwork:
+    "The network of a saved model: pixels in, probabilities and similarities out"
     def __init__(self,
         model=None,  # a model folder; default: `default_model()`
         threads: int = 0,  # processor threads to use; 0: one per core
@@ -119,8 +119,8 @@ class GearClassifier:
         if (key := (os.getpid(), threads)) not in self._sessions: self._sessions[key] = _open_session(self._raw, f'{self.folder}/model.onnx', threads, self.device)
         return self._sessions[key]
 
-    def __reduce__(self): return GearClassifier, (self.folder, self.threads, self.device, self.threshold)
-    def __repr__(self): return f'GearClassifier({str(self.folder)!r}): {len(self.labels)} classes, {self.size} pixels'
+    def __reduce__(self): return type(self), (self.folder, self.threads, self.device, self.threshold)
+    def __repr__(self): return f'{type(self).__name__}({str(self.folder)!r}): {len(self.labels)} classes, {self.size} pixels'
 
     def look(self,
         pixels: np.ndarray,  # uint8 (N, size, size, 3), of `photo.to_array`
@@ -132,6 +132,9 @@ class GearClassifier:
         e = np.exp((logits - logits.max(1, keepdims=True)) / self.temperature)
         return e / e.sum(1, keepdims=True), similarity[0] if similarity else np.full(len(pixels), np.nan, np.float32)
 
+# %% ../nbs/06_inference.ipynb #8d21d1bb
+class GearClassifier(_SavedNetwork):
+    "A saved model, loaded once; call it from as many threads as you like"
     def _prediction(self, src, probs, similarity):
         best = int(probs.argmax())
         label = None if self.threshold is not None and similarity < self.threshold else self.labels[best]

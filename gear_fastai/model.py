@@ -6,13 +6,14 @@
 __all__ = ['export_onnx', 'fingerprint', 'save_model', 'write_history', 'note_evaluation', 'load_model', 'load_learner_from',
            'SaveBest', 'train_model']
 
-# %% ../nbs/05_model.ipynb #792614c6
+# %% ../nbs/05_model.ipynb #1ac8453e
 import contextlib, hashlib, json, math, os, shutil, sys, time, warnings
 from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
 import numpy as np, onnx, onnxruntime, pandas as pd, timm
 from fastai.vision.all import *
+from scipy.special import softmax
 from timm.models._hub import save_for_hf
 from timm.utils import unwrap_model
 import gear_fastai.cnn  # registers the hand-built networks with timm
@@ -26,9 +27,7 @@ from .photo import normalize, to_array
 from .training import Checkpoint, CheckpointError, best_epoch, check_about, fast_bf16, from_rank0, on_all_ranks, photo_learner, plot_history
 from .transfer import frozen, transfer_learner
 
-# %% ../nbs/05_model.ipynb #b77bcc1f
-def _softmax(x): return torch.softmax(torch.from_numpy(x), 1).numpy()
-
+# %% ../nbs/05_model.ipynb #f37289ef
 class _Seeing(nn.Module):
     "A timm model that answers logits (N, C), and its normalised features (N, F) or, if there are `known` ones (M, F), the cosine of the nearest (N,)"
     def __init__(self, model, known=None):
@@ -59,7 +58,7 @@ def export_onnx(
         want = [o.numpy() for o in model(torch.from_numpy(check))]
     _halve(path, lambda w: half or w.name == 'known')
     got = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider']).run(None, {'image': check})
-    worst = float(max(np.abs(_softmax(got[0]) - _softmax(want[0])).max(), np.abs(got[1] - want[1]).max()))
+    worst = float(max(np.abs(softmax(got[0], 1) - softmax(want[0], 1)).max(), np.abs(got[1] - want[1]).max()))
     if not worst < tolerance: raise ModelError(f'{path}: ONNX Runtime and torch differ by {worst:.2g} in probability or similarity; not saved')
     return worst
 
@@ -94,13 +93,9 @@ def _describe(learn, row, calibration, onnx_difference, notes):
         evaluations=[], onnx_max_probability_difference=onnx_difference, data=fingerprint(learn.dls.splits, learn.dls.folder),
         versions={p: version(p) for p in ('gear_fastai', 'torch', 'timm', 'fastai', 'onnxruntime', 'pillow')}, notes=notes or {})
 
-# %% ../nbs/05_model.ipynb #7f0eab11
-def _look(
-    learn: Learner,  # with `dls` of `data.dataloaders`
-    model: nn.Module,  # its network, as it is to be saved
-    most: int = 2000,  # training photos, at most
-) -> tuple:  # normalised features of training photos (M, F) and of the validation photos (N, F); logits (N, C) and labels (N,) of these
-    "What the network sees in the photos"
+# %% ../nbs/05_model.ipynb #253570cc
+def _look(learn, model, most=2000):
+    "Normalised features of `most` training photos (M, F) and of the validation photos (N, F), as `model` sees them; logits (N, C) and labels (N,) of these"
     valid, head = learn.dls.valid, model.get_classifier()
     labels = torch.cat([y.cpu() for _, y in valid])
     paths = [learn.dls.folder/p for p in learn.dls.splits.query('split == "train"').path]
@@ -111,14 +106,8 @@ def _look(
     logits, features = (torch.cat(o) for o in zip(*(see(b[0].cpu()) for b in valid)))
     return torch.cat([see(b[0].cpu())[1] for b in train]), features, logits, labels
 
-def _calibrate(
-    known: Tensor,  # normalised features of the training photos, (M, F)
-    features: Tensor,  # of the validation photos, (N, F)
-    logits: Tensor,  # of them, (N, C)
-    labels: Tensor,  # of them, (N,)
-    rate: float = .02,  # share of the validation photos that is called unlike anything known
-) -> dict:
-    "Temperature and threshold for gear.json, and what they do to the validation photos"
+def _calibrate(known, features, logits, labels, rate=.02):
+    "Temperature and threshold for gear.json, from what `_look` gives; a share of `rate` of the validation photos is called unlike anything known"
     t = fit_temperature(logits.numpy(), labels.numpy())
     right = logits.argmax(1) == labels
     error = {when: calibration_error(torch.softmax(logits/d, 1).amax(1), right) for when, d in (('before', 1), ('after', t))}
@@ -332,7 +321,7 @@ def _reporting(learn, progress):
                                                         for k, v in zip(learn.recorder.metric_names, row)), flush=True)
         yield
 
-# %% ../nbs/05_model.ipynb #72188987
+# %% ../nbs/05_model.ipynb #b42a09a7
 _BRIEF = dict(turn=10, scale=(.8, 1.35), shift=.08, hue=.06, saturation=.3, strength=.2, grey=.02, cover=0)      # as much variation as few epochs can learn from
 
 def _recipe(arch):
@@ -350,6 +339,7 @@ def _learner(folder, splits, arch, size, bs, weights, pretrained, teacher, groun
     dls = dataloaders(folder, size=size, bs=bs, splits=splits, augment=[Augment(**grounds, **({} if arch in ('gear_cnn', 'challenge_cnn') else _BRIEF))])
     return cnn_learner(dls, arch) if arch in HAND_BUILT else transfer_learner(dls, arch, weights, pretrained)
 
+# %% ../nbs/05_model.ipynb #64494581
 def _shares(splits, bs, ranks):
     "Photos a batch, rounded up to a multiple of the ranks; and each rank's part of them"
     for name, n in splits.split.value_counts().items():

@@ -80,15 +80,14 @@ def _on_white(im):
     white.paste(im, mask=im)
     return white
 
-# %% ../nbs/00_photo.ipynb #f8566243
+# %% ../nbs/00_photo.ipynb #bd02fbbb
 MAX_PIXELS = 100_000_000  # decoded; larger pictures are refused, so that a photo never takes more than about a gigabyte
 
 def _decode(im, size=None):
     "Decode lazily opened `im`, upright, on white; a JPEG at reduced scale if only `size` pixels are wanted"
-    if size:
-        if im.format in ('JPEG', 'MPO'):
-            k = 2 * size / max(im.size)
-            im.draft(None, (max(1, round(im.width * k)), max(1, round(im.height * k))))
+    if size and im.format in ('JPEG', 'MPO'):
+        k = 2 * size / max(im.size)
+        im.draft(None, (max(1, round(im.width * k)), max(1, round(im.height * k))))
     if im.width * im.height > MAX_PIXELS: raise PhotoError(f'too large: {im.width} × {im.height} pixels; shrink it to {MAX_PIXELS // 10**6} million or fewer')
     try: im = ImageOps.exif_transpose(im)
     except (SyntaxError, ValueError, TypeError, KeyError, ZeroDivisionError): im.getexif().clear()  # unreadable EXIF says nothing

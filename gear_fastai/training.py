@@ -158,10 +158,25 @@ def photo_learner(
     kwargs = dict(loss_func=CrossEntropyLossFlat(label_smoothing=.1), metrics=accuracy, wd=.05) | kwargs
     return record_epochs(cls(dls, model, cbs=[*speed_callbacks(), *L(cbs)], **kwargs))
 
-# %% ../nbs/02_training.ipynb #053e7806
+# %% ../nbs/02_training.ipynb #09e6499b
 class CheckpointError(ValueError):
     "A checkpoint that can't be resumed from; the message names it and says why"
 
+def _random_state(learn):
+    "State of all generators that training draws from"
+    version, numbers, gauss = learn.dls.train.rng.getstate()
+    npy = np.random.get_state()
+    return dict(torch=torch.get_rng_state(), cuda=torch.cuda.get_rng_state_all(), python=random.getstate(), loader=(version, numbers, gauss),
+                numpy=(npy[0], npy[1].tolist(), *npy[2:]))
+
+def _set_random_state(learn, s):
+    torch.set_rng_state(s['torch'])
+    if s['cuda'] and torch.cuda.is_available(): torch.cuda.set_rng_state_all(s['cuda'])
+    random.setstate(s['python'])
+    learn.dls.train.rng.setstate(s['loader'])
+    np.random.set_state((s['numpy'][0], np.array(s['numpy'][1], np.uint32), *s['numpy'][2:]))
+
+# %% ../nbs/02_training.ipynb #859946d6
 def from_rank0(
     f,  # without arguments; what it gives can be pickled
 ):
@@ -185,20 +200,6 @@ def on_all_ranks(
         except ModuleNotFoundError: raise ValueError("a run of several processes needs accelerate: pip install 'gear_fastai[many]'") from None
         with joined(): return f(*args, **kwargs)
     return run
-
-def _random_state(learn):
-    "State of all generators that training draws from"
-    version, numbers, gauss = learn.dls.train.rng.getstate()
-    npy = np.random.get_state()
-    return dict(torch=torch.get_rng_state(), cuda=torch.cuda.get_rng_state_all(), python=random.getstate(), loader=(version, numbers, gauss),
-                numpy=(npy[0], npy[1].tolist(), *npy[2:]))
-
-def _set_random_state(learn, s):
-    torch.set_rng_state(s['torch'])
-    if s['cuda'] and torch.cuda.is_available(): torch.cuda.set_rng_state_all(s['cuda'])
-    random.setstate(s['python'])
-    learn.dls.train.rng.setstate(s['loader'])
-    np.random.set_state((s['numpy'][0], np.array(s['numpy'][1], np.uint32), *s['numpy'][2:]))
 
 # %% ../nbs/02_training.ipynb #2866dbc1
 def _plain(x):

@@ -16,16 +16,9 @@ from huggingface_hub import constants, try_to_load_from_cache
 from scipy.optimize import minimize_scalar
 from .training import photo_learner
 
-# %% ../nbs/04_transfer.ipynb #ff46b61d
+# %% ../nbs/04_transfer.ipynb #cfc65d1b
 class WeightsError(ValueError):
     "Pretrained weights that can't be had, or don't fit; the message says why and names the ways out"
-
-def _hub_trouble(cfg):
-    "Why the hub can't be reached; None if it can, or isn't needed"
-    repo = cfg.get('hf_hub_id')
-    if not repo or any(isinstance(try_to_load_from_cache(repo, f), str) for f in ('model.safetensors', 'pytorch_model.bin')): return
-    try: requests.head(constants.ENDPOINT, timeout=5)
-    except requests.RequestException as e: return f'{constants.ENDPOINT} can\'t be reached ({type(e).__name__})'
 
 def create_backbone(
     arch: str,  # a timm name, with or without a tag: 'mobilenetv2_100', 'convnext_atto.d2_in1k'
@@ -53,7 +46,7 @@ def create_backbone(
         raise WeightsError(f'{weights or arch}: weights could not be loaded into {arch} ({str(e).strip().splitlines()[0][:150]})') from e
     return model
 
-# %% ../nbs/04_transfer.ipynb #40b4154b
+# %% ../nbs/04_transfer.ipynb #dd51c014
 def _check_fit(model, state):
     "Some of timm's models take a file of another architecture without a word; ask for the parameters' names"
     names = [n for n, _ in model.named_parameters()]
@@ -64,7 +57,10 @@ def _check_hub(arch, cfg):
     "Raise at once what timm would only say after a minute of retries"
     out = "ways out: weights='file.safetensors' (--weights FILE), or pretrained=False (--no-pretrained) for random weights"
     if cfg is None or not cfg.has_weights: raise WeightsError(f'{arch}: timm has no pretrained weights for it; {out}')
-    if (why := _hub_trouble(cfg.to_dict())): raise WeightsError(f'{arch}: its pretrained weights are not at hand and {why}; {out}')
+    if not cfg.hf_hub_id or any(isinstance(try_to_load_from_cache(cfg.hf_hub_id, f), str) for f in ('model.safetensors', 'pytorch_model.bin')): return
+    try: requests.head(constants.ENDPOINT, timeout=5)
+    except requests.RequestException as e:
+        raise WeightsError(f"{arch}: its pretrained weights are not at hand and {constants.ENDPOINT} can't be reached ({type(e).__name__}); {out}") from None
 
 # %% ../nbs/04_transfer.ipynb #30eb40f1
 class _Pooled(nn.Module):

@@ -39,36 +39,19 @@ def save_photo(
             return dest
     raise ValueError(f'{home}: too many photos are called {stem}')
 
-# %% ../nbs/08_widget.ipynb #73df17af
-class GearUploader(anywidget.AnyWidget):
-    "Choose or drop photos and see their labels; correct a label and the photo is saved for training"
-    _esm, _css = (Path(gear_fastai.__file__).parent/f for f in ('widget.js', 'widget.css'))
+# %% ../nbs/08_widget.ipynb #bc2c41eb
+class _Answering(anywidget.AnyWidget):
+    "Models to pick from, and what the one that was picked says of photos"
     models = traitlets.List(traitlets.Unicode()).tag(sync=True)  # names to pick from
     chosen = traitlets.Unicode().tag(sync=True)  # the one in use
     labels = traitlets.List(traitlets.Unicode()).tag(sync=True)  # its classes
     notice = traitlets.Unicode().tag(sync=True)  # what is wrong with it
-    save_to = traitlets.Unicode().tag(sync=True)  # dataset folder for corrected photos
-    may_choose_folder = traitlets.Bool(True).tag(sync=True)  # may that be changed on the page?
-    max_bytes = traitlets.Int().tag(sync=True)  # of a photo's file
-
-    def __init__(self,
-        model=None,  # a model folder; default: `default_model()`
-        models='models',  # folder whose model folders can be picked too
-        save_to='data/corrected',  # dataset folder for corrected photos
-        max_mb: float = 50,  # largest photo, megabytes
-        may_choose_folder: bool = True,  # let the page's user change `save_to`
-    ):
-        self._folders, self._classifier, self._answers, self._thumbs, self._coming, self._saved = {}, None, {}, {}, {}, {}
-        self._limit, self._fixed_folder = int(max_mb*1e6), None if may_choose_folder else Path(save_to)    # not what a page says they are
-        super().__init__(save_to=str(save_to), max_bytes=self._limit, may_choose_folder=may_choose_folder)
-        self._find_models(model, Path(models))
-        self.on_msg(self._receive)
 
     def _find_models(self, model, models):
         "Offer `model` and what is in the folder `models`"
         try: first = Path(default_model() if model is None else model)
         except ModelError as e: first, self.notice = None, str(e)
-        others = sorted(f.parent for f in models.glob('*/gear.json') if not f.parent.name.startswith('.'))
+        self._folders, others = {}, sorted(f.parent for f in models.glob('*/gear.json') if not f.parent.name.startswith('.'))
         for folder in ([first] if first else []) + others:
             if all(folder.resolve() != f.resolve() for f in self._folders.values()):
                 self._folders[folder.name if folder.name not in self._folders else str(folder)] = folder
@@ -84,16 +67,6 @@ class GearUploader(anywidget.AnyWidget):
             self._classifier = classifier(self._folders[change.new])
             self.labels = self._classifier.labels
         except ModelError as e: self.notice = str(e)
-
-    @property
-    def predictions(self) -> list:  # of `Prediction`; `path` is the file's name
-        "What was answered so far, in the order in which the photos came"
-        return list(self._answers.values())
-
-    def to_csv(self) -> str:
-        "The answers as a table, as `inference.write_csv` writes it"
-        write_csv(self.predictions, text := io.StringIO(newline=''), self.labels)
-        return text.getvalue()
 
     def answer(self,
         raw: bytes,  # content of a photo's file
@@ -112,46 +85,88 @@ class GearUploader(anywidget.AnyWidget):
             return dataclasses.replace(p, path=name, photo=None), thumbnail(im, 144)
         except (PhotoError, ModelError) as e: return Prediction(path=name, error=f'{name}: ' + str(e).removeprefix(f'<{len(raw)} bytes>: ')), b''
 
+# %% ../nbs/08_widget.ipynb #cab44866
+class _Parts:
+    "A photo that comes in parts"
+    def __init__(self, limit): self.limit, self.id, self.raw = limit, None, bytearray()
+
+    def add(self, id, buffers, first):
+        "Put a part to those before; `PhotoError` if it can't be"
+        if first: self.id, self.raw = id, bytearray()
+        if id != self.id: raise PhotoError('came in pieces that do not fit; drop it again')
+        for b in buffers: self.raw += b
+        if len(self.raw) > self.limit:
+            self.id, self.raw = None, bytearray()
+            raise PhotoError(f'larger than {self.limit/1e6:g} MB; shrink it first')
+
+    def take(self):
+        "The whole photo"
+        raw, self.id, self.raw = bytes(self.raw), None, bytearray()
+        return raw
+
+# %% ../nbs/08_widget.ipynb #b1caa2ed
+class GearUploader(_Answering):
+    "Choose or drop photos and see their labels; correct a label and the photo is saved for training"
+    _esm, _css = (Path(gear_fastai.__file__).parent/f for f in ('widget.js', 'widget.css'))
+    save_to = traitlets.Unicode().tag(sync=True)  # dataset folder for corrected photos
+    may_choose_folder = traitlets.Bool(True).tag(sync=True)  # may that be changed on the page?
+    max_bytes = traitlets.Int().tag(sync=True)  # of a photo's file
+
+    def __init__(self,
+        model=None,  # a model folder; default: `default_model()`
+        models='models',  # folder whose model folders can be picked too
+        save_to='data/corrected',  # dataset folder for corrected photos
+        max_mb: float = 50,  # largest photo, megabytes
+        may_choose_folder: bool = True,  # let the page's user change `save_to`
+    ):
+        self._classifier, self._limit, self._fixed_folder = None, int(max_mb*1e6), None if may_choose_folder else Path(save_to)
+        self._clear()
+        super().__init__(save_to=str(save_to), max_bytes=self._limit, may_choose_folder=may_choose_folder)
+        self._find_models(model, Path(models))
+        self.on_msg(self._receive)
+
+    def _clear(self): self._answers, self._thumbs, self._saved, self._parts = {}, {}, {}, _Parts(self._limit)
+
+    @property
+    def predictions(self) -> list:  # of `Prediction`; `path` is the file's name
+        "What was answered so far, in the order in which the photos came"
+        return list(self._answers.values())
+
+    def to_csv(self) -> str:
+        "The answers as a table, as `inference.write_csv` writes it"
+        write_csv(self.predictions, text := io.StringIO(newline=''), self.labels)
+        return text.getvalue()
+
     def _receive(self, _, msg, buffers):
         "A message from the page"
-        kind, id = msg.get('kind'), msg.get('id')
-        if kind == 'part': self._part(id, str(msg.get('name')), msg.get('label'), msg.get('first'), msg.get('last'), buffers)
+        kind = msg.get('kind')
+        if kind == 'part': self._part(msg.get('id'), str(msg.get('name')), msg.get('label'), msg.get('first'), msg.get('last'), buffers)
         elif kind == 'csv': self.send(dict(kind='csv', text=self.to_csv()))
-        elif kind == 'hello': self.send(dict(kind='known', answers=[self._told(i, p) for i, p in self._answers.items()]), buffers=list(self._thumbs.values()))
-        elif kind == 'clear': self._answers, self._thumbs, self._coming, self._saved = {}, {}, {}, {}
-
-    def _told(self, id, p): return dict(kind='answer', id=id, name=p.path, label=p.label, confidence=p.confidence, top=p.top(), error=p.error)
+        elif kind == 'hello': self.send(dict(kind='known', answers=[_told(i, p) for i, p in self._answers.items()]), buffers=list(self._thumbs.values()))
+        elif kind == 'clear': self._clear()
 
     def _part(self, id, name, label, first, last, buffers):
         "A part of a photo; with the last one the photo is answered, or saved as `label`"
-        if first: self._coming = {id: bytearray()}                   # one at a time: what another window left half is dropped
-        raw = self._coming.get(id)
-        if raw is not None:
-            for b in buffers: raw += b
-        if raw is None or len(raw) > self._limit:
-            self._coming.pop(id, None)
-            why = f'larger than {self._limit/1e6:g} MB; shrink it first' if raw is not None else 'came in pieces that do not fit; drop it again'
-            return self._reply(id, name, label, error=f'{name}: {why}')
-        if not last: return self.send(dict(kind='got', id=id))
-        raw = bytes(self._coming.pop(id))
-        try: self._save(id, raw, name, label) if label else self._answer(id, raw, name)
-        except Exception as e: self._reply(id, name, label, error=f'{name}: {str(e) or type(e).__name__}')  # never a silent nothing
-
-    def _reply(self, id, name, label, error):
-        if label: self.send(dict(kind='saved', id=id, error=error))
-        else: self._note(id, Prediction(path=name, error=error), b'')
-
-    def _answer(self, id, raw, name): self._note(id, *self._look(raw, name))
+        try:
+            self._parts.add(id, buffers, first)
+            if not last: self.send(dict(kind='got', id=id))
+            elif label: self.send(dict(kind='saved', id=id, path=self._save(id, self._parts.take(), name, label)))
+            else: self._note(id, *self._look(self._parts.take(), name))
+        except Exception as e:                                                      # never a silent nothing
+            error = f'{name}: {str(e) or type(e).__name__}'
+            if label: self.send(dict(kind='saved', id=id, error=error))
+            else: self._note(id, Prediction(path=name, error=error), b'')
 
     def _note(self, id, p, thumb):
         self._answers[id], self._thumbs[id] = p, thumb
-        self.send(self._told(id, p), buffers=[thumb])
+        self.send(_told(id, p), buffers=[thumb])
 
     def _save(self, id, raw, name, label):
-        "Save a corrected photo; if it was corrected before, in the place of that"
+        "Save a corrected photo, if it was corrected before, in the place of that; what to tell the page of where it is"
         if self._classifier is None or label not in self._classifier.labels: raise ValueError(f'{label}: the model knows no such class')
-        folder = self._fixed_folder or Path(self.save_to)
-        path = save_photo(raw, name, label, folder)
-        if (before := self._saved.get(id)): before.unlink(missing_ok=True)
-        self._saved[id] = path
-        self.send(dict(kind='saved', id=id, path=f'{folder.name}/{path.relative_to(folder)}'))
+        folder, before = self._fixed_folder or Path(self.save_to), self._saved.get(id)
+        self._saved[id] = path = save_photo(raw, name, label, folder)
+        if before: before.unlink(missing_ok=True)
+        return f'{folder.name}/{path.relative_to(folder)}'
+
+def _told(id, p): return dict(kind='answer', id=id, name=p.path, label=p.label, confidence=p.confidence, top=p.top(), error=p.error)
