@@ -72,6 +72,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'gear_fastai.bulk._table': ('bulk.html#_table', 'gear_fastai/bulk.py'),
                                   'gear_fastai.bulk._text': ('bulk.html#_text', 'gear_fastai/bulk.py'),
                                   'gear_fastai.bulk._to_disk': ('bulk.html#_to_disk', 'gear_fastai/bulk.py'),
+                                  'gear_fastai.bulk._try_hard': ('bulk.html#_try_hard', 'gear_fastai/bulk.py'),
                                   'gear_fastai.bulk._unfinished': ('bulk.html#_unfinished', 'gear_fastai/bulk.py'),
                                   'gear_fastai.bulk._wanted': ('bulk.html#_wanted', 'gear_fastai/bulk.py'),
                                   'gear_fastai.bulk._write_answers': ('bulk.html#_write_answers', 'gear_fastai/bulk.py'),

@@ -306,7 +306,7 @@ def _make_plan(places, out, about, columns, workers, shard):
     _put(f'{out}/_plan/plan.json', json.dumps(about | dict(shards=shards)).encode())
     return about | dict(shards=shards, done=set())
 
-# %% ../nbs/06b_bulk.ipynb #2c693b0e
+# %% ../nbs/06b_bulk.ipynb #f517fba9
 @contextmanager
 def _hushed():
     "Without what C++ code prints on standard error"
@@ -317,6 +317,16 @@ def _hushed():
         os.dup2(kept, 2)
         os.close(kept); os.close(null)
 
+def _try_hard(ray, cores):
+    "Start Ray, at the third time of asking if need be"
+    for k in range(3):
+        try:
+            with _hushed(): return ray.init('local', num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level='CRITICAL', object_store_memory=256 << 20)
+        except Exception as e:                                          # Ray raises no narrower one
+            ray.shutdown()
+            why = e
+    raise CatalogueError(f"Ray can't be started on this machine ({_short(why)}); is it very busy?")
+
 @contextmanager
 def _local_ray(ray, cores):
     "Ray on this machine, for a while"
@@ -325,11 +335,7 @@ def _local_ray(ray, cores):
         Path(hidden, 'rfc3987_syntax.py').write_text("raise ImportError('hidden by gear_fastai.bulk: it takes seconds to load')\n")
         os.environ['PYTHONPATH'] = os.pathsep.join([hidden, *([path] if path else [])])
         os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')
-        try:
-            with _hushed(): ray.init('local', num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level='CRITICAL', object_store_memory=256 << 20)
-        except Exception as e:                                          # Ray raises no narrower one
-            ray.shutdown()
-            raise CatalogueError(f"Ray can't be started on this machine ({_short(e)}); is it very busy?") from None
+        try: _try_hard(ray, cores)
         finally: os.environ.pop('PYTHONPATH') if path is None else os.environ.update(PYTHONPATH=path)
         try: yield
         finally: ray.shutdown()
