@@ -6,8 +6,9 @@
 __all__ = ['one_line_errors', 'main', 'command', 'data', 'sample', 'fetch', 'audit', 'split', 'merge', 'train', 'evaluate',
            'predict', 'app', 'demo']
 
-# %% ../nbs/09_cli.ipynb #da204fa7
+# %% ../nbs/09_cli.ipynb #e7326a3c
 import atexit, gc, json, os, sys, warnings
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -209,7 +210,7 @@ def _told(extra):
     for kind, r in extra.get('others', {}).items(): yield f'other things, {kind}', f"{r['n']:.0f} pictures, not sure of {r['not_sure']:.1%}, area under the curve {r['auroc']:.3f}"
     if 'report' in extra: yield 'report', extra['report']
 
-# %% ../nbs/09_cli.ipynb #8131812a
+# %% ../nbs/09_cli.ipynb #634c315e
 @main.command()
 @click.argument('photos', nargs=-1, required=True, metavar='PHOTO|DIR...')
 @click.option('--model', default=None, help='Model folder.  [default: $GEAR_FASTAI_MODEL, or the model in the box]')
@@ -231,21 +232,19 @@ def predict(photos, model, as_json, as_csv, threads, device, threshold, engine, 
     if out or workers or resume: raise click.UsageError('--out, --workers and --resume are for --engine ray')
     from gear_fastai.inference import GearClassifier, write_csv
     from gear_fastai.photo import list_photos
-    n, bad, named = 0, 0, False
-    def counted(answers):
-        nonlocal n, bad, named
-        for p in answers:
-            n, bad, named = n + 1, bad + bool(p.error), named or bool(p.error) and p.path in photos
-            yield p
+    n = Counter()
+    def counted(p):
+        n.update(dict(all=1, bad=bool(p.error), named=bool(p.error) and p.path in photos))
+        return p
     with one_line_errors():
         clf = GearClassifier(model, threads, device, threshold)
-        answers = counted(_bar(clf.stream(f for name in photos for f in (list_photos(name) if os.path.isdir(name) else [name]))))
+        answers = map(counted, _bar(clf.stream(f for name in photos for f in (list_photos(name) if os.path.isdir(name) else [name]))))
         if as_csv: write_csv(answers, sys.stdout, clf.labels)
         else:
             for p in answers: click.echo(json.dumps(p.to_dict()) if as_json else str(p))
-    if n == 0: raise click.ClickException(f'{photos[0]}: no photos in it')
-    if bad: click.echo(f'{bad} of {n} could not be read', err=True)
-    if bad == n or named: sys.exit(1)
+    if not n['all']: raise click.ClickException(f'{photos[0]}: no photos in it')
+    if n['bad']: click.echo(f"{n['bad']} of {n['all']} could not be read", err=True)
+    if n['bad'] == n['all'] or n['named']: sys.exit(1)
 
 def _predict_catalogue(photos, out, **options):
     "Classify with Ray Data; what was named and isn't there is told before the work"
