@@ -104,7 +104,7 @@ class _Parts:
         raw, self.id, self.raw = bytes(self.raw), None, bytearray()
         return raw
 
-# %% ../nbs/08_widget.ipynb #b1caa2ed
+# %% ../nbs/08_widget.ipynb #d221d56a
 class GearUploader(_Answering):
     "Choose or drop photos and see their labels; correct a label and the photo is saved for training"
     _esm, _css = (Path(gear_fastai.__file__).parent/f for f in ('widget.js', 'widget.css'))
@@ -162,7 +162,7 @@ class GearUploader(_Answering):
         self.send(_told(id, p), buffers=[thumb])
 
     def _save(self, id, raw, name, label):
-        "Save a corrected photo, if it was corrected before, in the place of that; what to tell the page of where it is"
+        "Save a corrected photo, in the place of an earlier correction; gives where it is, in words for the page"
         if self._classifier is None or label not in self._classifier.labels: raise ValueError(f'{label}: the model knows no such class')
         folder, before = self._fixed_folder or Path(self.save_to), self._saved.get(id)
         self._saved[id] = path = save_photo(raw, name, label, folder)
