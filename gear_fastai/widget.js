@@ -55,8 +55,10 @@ function render({ model, el }) {
   const refresh = () => {
     bar.max = Math.max(asked, 1)
     bar.value = done
-    const failed = [...rows.values()].filter(r => r.failed).length
-    status.textContent = !rows.size ? '' : done < asked ? `${done} of ${asked}` : `${rows.size - failed} labelled` + (failed ? `, ${failed} not read` : '')
+    const count = {}
+    for (const r of rows.values()) count[r.end] = (count[r.end] ?? 0) + 1
+    const ends = ['labelled', 'not sure', 'not read'].filter(e => count[e]).map(e => `${count[e]} ${e}`).join(', ')
+    status.textContent = !rows.size ? '' : done < asked ? `${done} of ${asked}` : ends
     clear.disabled = !rows.size
     csv.disabled = !rows.size || done < asked
     root.classList.toggle('gear-busy', done < asked)
@@ -70,12 +72,13 @@ function render({ model, el }) {
     return row
   }
   const fail = (row, why) => {
-    row.failed = true
+    row.end = 'not read'
     row.li.classList.add('gear-failed')
     row.answer.textContent = why
   }
   const show = (row, msg, thumb) => {
     if (msg.error) return fail(row, msg.error)
+    row.end = msg.label ? 'labelled' : 'not sure'
     if (thumb) { row.img.src = URL.createObjectURL(new Blob([thumb], { type: 'image/jpeg' })); row.img.alt = `photo ${row.name}` }
     const bars = msg.top.map(([label, p]) => {
       const meter = tag('div', { className: 'gear-meter' }, tag('div', { style: `width:${100 * p}%` }))
