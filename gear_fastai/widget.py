@@ -39,7 +39,7 @@ def save_photo(
             return dest
     raise ValueError(f'{home}: too many photos are called {stem}')
 
-# %% ../nbs/08_widget.ipynb #bc2c41eb
+# %% ../nbs/08_widget.ipynb #b5adb5ca
 class _Answering(anywidget.AnyWidget):
     "Models to pick from, and what the one that was picked says of photos"
     models = traitlets.List(traitlets.Unicode()).tag(sync=True)  # names to pick from
@@ -67,6 +67,16 @@ class _Answering(anywidget.AnyWidget):
             self._classifier = classifier(self._folders[change.new])
             self.labels = self._classifier.labels
         except ModelError as e: self.notice = str(e)
+
+    @property
+    def predictions(self) -> list:  # of `Prediction`; `path` is the file's name
+        "What was answered so far, in the order in which the photos came"
+        return list(self._answers.values())
+
+    def to_csv(self) -> str:
+        "The answers as a table, as `inference.write_csv` writes it"
+        write_csv(self.predictions, text := io.StringIO(newline=''), self.labels)
+        return text.getvalue()
 
     def answer(self,
         raw: bytes,  # content of a photo's file
@@ -104,7 +114,7 @@ class _Parts:
         raw, self.id, self.raw = bytes(self.raw), None, bytearray()
         return raw
 
-# %% ../nbs/08_widget.ipynb #d221d56a
+# %% ../nbs/08_widget.ipynb #de181ae0
 class GearUploader(_Answering):
     "Choose or drop photos and see their labels; correct a label and the photo is saved for training"
     _esm, _css = (Path(gear_fastai.__file__).parent/f for f in ('widget.js', 'widget.css'))
@@ -126,16 +136,6 @@ class GearUploader(_Answering):
         self.on_msg(self._receive)
 
     def _clear(self): self._answers, self._thumbs, self._saved, self._parts = {}, {}, {}, _Parts(self._limit)
-
-    @property
-    def predictions(self) -> list:  # of `Prediction`; `path` is the file's name
-        "What was answered so far, in the order in which the photos came"
-        return list(self._answers.values())
-
-    def to_csv(self) -> str:
-        "The answers as a table, as `inference.write_csv` writes it"
-        write_csv(self.predictions, text := io.StringIO(newline=''), self.labels)
-        return text.getvalue()
 
     def _receive(self, _, msg, buffers):
         "A message from the page"
