@@ -250,6 +250,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'gear_fastai/distributed.py'),
                                          'gear_fastai.distributed.Together.before_train': ( 'distributed.html#together.before_train',
                                                                                             'gear_fastai/distributed.py'),
+                                         'gear_fastai.distributed._Ended': ('distributed.html#_ended', 'gear_fastai/distributed.py'),
                                          'gear_fastai.distributed._ended': ('distributed.html#_ended', 'gear_fastai/distributed.py'),
                                          'gear_fastai.distributed._missing': ('distributed.html#_missing', 'gear_fastai/distributed.py'),
                                          'gear_fastai.distributed._on_cpu': ('distributed.html#_on_cpu', 'gear_fastai/distributed.py'),

@@ -83,13 +83,15 @@ class Together(DistributedTrainer):
         dist.all_reduce(sums)
         for m, (total, count) in zip(metrics, sums.cpu()): m.total, m.count = total, int(count)
 
-# %% ../nbs/02a_distributed.ipynb #ad0fc719
+# %% ../nbs/02a_distributed.ipynb #544f236f
 class RankError(ConnectionError):
     "The run has lost a process; the message names it"
 
 _KEPT = 'what was finished is kept, the same command with --resume goes on'
 
-def _ended(*_): raise RankError(f'rank {rank_distrib()} of {num_distrib()}: ended by SIGTERM, as when another rank fails, which the launcher names; {_KEPT}')
+class _Ended(BaseException): "SIGTERM; no `Exception`, or who is opening a photo at that moment would call the photo unreadable"
+
+def _ended(*_): raise _Ended
 
 def _missing(wait):
     "The ranks that don't answer within `wait` seconds, with their machines"
@@ -108,6 +110,7 @@ def joined(
     dist.distributed_c10d._get_default_store().set(f'host/{rank_distrib()}', socket.gethostname())
     signal.signal(signal.SIGTERM, _ended)
     try: yield
+    except _Ended: raise RankError(f'rank {rank_distrib()} of {num_distrib()}: ended by SIGTERM, as when another rank fails, which the launcher names; {_KEPT}') from None
     except RuntimeError as e:
         if not (isinstance(e, dist.DistError) or 'gloo' in str(e)): raise
         try: who = ', '.join(_missing(wait)) or 'another rank'
