@@ -95,7 +95,7 @@ class _Answering(anywidget.AnyWidget):
             return dataclasses.replace(p, path=name, photo=None), thumbnail(im, 144)
         except (PhotoError, ModelError) as e: return Prediction(path=name, error=f'{name}: ' + str(e).removeprefix(f'<{len(raw)} bytes>: ')), b''
 
-# %% ../nbs/08_widget.ipynb #cab44866
+# %% ../nbs/08_widget.ipynb #0a476c1e
 class _Parts:
     "A photo that comes in parts"
     def __init__(self, limit): self.limit, self.id, self.raw = limit, None, bytearray()
@@ -103,7 +103,7 @@ class _Parts:
     def add(self, id, buffers, first):
         "Put a part to those before; `PhotoError` if it can't be"
         if first: self.id, self.raw = id, bytearray()
-        if id != self.id: raise PhotoError('came in pieces that do not fit; drop it again')
+        if id is None or id != self.id: raise PhotoError('came in pieces that do not fit; drop it again')
         for b in buffers: self.raw += b
         if len(self.raw) > self.limit:
             self.id, self.raw = None, bytearray()
