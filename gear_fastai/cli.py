@@ -112,18 +112,20 @@ def merge(out, folders, classes):
         df = merge_datasets(folders, out, read_class_map(classes) if classes else None)
         click.echo(f'{out}: ' + ', '.join(f'{n} photos of {s}' for s, n in df.source.value_counts().items()))
 
-# %% ../nbs/09_cli.ipynb #c5bbe16c
+# %% ../nbs/09_cli.ipynb #03dad686
 @main.command()
 @click.argument('folder', metavar='DIR')
 @click.option('--arch', default='gear_cnn', help='gear_cnn, gear_cnn_small or challenge_cnn (by hand, from scratch), or any timm name (transfer learning).')
 @click.option('--weights', default=None, help="File of pretrained weights in timm's layout.  [default: timm's hub]")
 @click.option('--pretrained/--no-pretrained', default=True, help='Pretrained or random weights for a timm backbone.')
-@click.option('--epochs', type=click.IntRange(0), default=None, help='0 with a timm name: the head alone, on frozen features.  [default: 40 by hand (24 without fast bfloat16, 12 for gear_cnn_small), 4 with a backbone]')
+@click.option('--epochs', type=click.IntRange(0), default=None, help='0 with a timm name: the head alone, on frozen features.  [default: 40 by hand (24 without fast bfloat16, 10 for gear_cnn_small), 4 with a backbone]')
 @click.option('--size', type=click.IntRange(32), default=None, help='Side of the photos, pixels.  [default: 96 by hand (64 for gear_cnn_small), 160 with a backbone]')
 @click.option('--bs', type=click.IntRange(2), default=None, help='Photos a batch, of all processes together.  [default: 64 by hand, 32 with a backbone]')
 @click.option('--lr', type=float, default=None, help='Largest learning rate.')
 @click.option('--seed', default=42, help='Of all that is left to chance: split, weights, batches.')
 @click.option('--split', type=click.Choice(['grouped', 'random']), default='grouped', help='How to split if DIR has no splits.csv yet.')
+@click.option('--views', type=click.IntRange(1), default=1, help="Of each photo that a timm backbone's head is found on: itself, and augmented ones. More take longer and make it better.")
+@click.option('--strength', type=click.FloatRange(0, min_open=True), default=None, help="Of that head's regularisation: .1 suits photos like the catalogue's, 3 others.  [default: chosen on left-out photos]")
 @click.option('--teacher', default=None, help="timm name of a backbone that teaches a network built by hand; --weights are then the teacher's.")
 @click.option('--ground', type=click.FloatRange(0, 1), default=None, help='Share of the training photos that are cut out and laid on another ground.  [default: 0; 0.6 with --teacher, 0.5 with --backgrounds]')
 @click.option('--backgrounds', default=None, metavar='DIR', help='Pictures to lay them on.  [default: generated textures]')

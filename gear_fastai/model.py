@@ -321,12 +321,12 @@ def _reporting(learn, progress):
                                                         for k, v in zip(learn.recorder.metric_names, row)), flush=True)
         yield
 
-# %% ../nbs/05_model.ipynb #b42a09a7
+# %% ../nbs/05_model.ipynb #eb7f0e3c
 _BRIEF = dict(turn=10, scale=(.8, 1.35), shift=.08, hue=.06, saturation=.3, strength=.2, grey=.02, cover=0)      # as much variation as few epochs can learn from
 
 def _recipe(arch):
     "What `train_model` does unless told otherwise: epochs, photos a batch, learning rate"
-    if arch == 'gear_cnn_small': return 12, 64, 1e-2
+    if arch == 'gear_cnn_small': return 10, 64, 1e-2
     if arch in HAND_BUILT: return 40 if fast_bf16() else 24, 64, 3e-3
     return 4, 32, None
 
@@ -339,7 +339,7 @@ def _learner(folder, splits, arch, size, bs, weights, pretrained, teacher, groun
     dls = dataloaders(folder, size=size, bs=bs, splits=splits, augment=[Augment(**grounds, **({} if arch in ('gear_cnn', 'challenge_cnn') else _BRIEF))])
     return cnn_learner(dls, arch) if arch in HAND_BUILT else transfer_learner(dls, arch, weights, pretrained)
 
-# %% ../nbs/05_model.ipynb #64494581
+# %% ../nbs/05_model.ipynb #6052c83a
 def _shares(splits, bs, ranks):
     "Photos a batch, rounded up to a multiple of the ranks; and each rank's part of them"
     for name, n in splits.split.value_counts().items():
@@ -361,21 +361,23 @@ def _together(learn, seed):
     if hasattr(learn, 'features'): learn.features = shared(learn.features)
     return Together(seed)
 
-def _fit(learn, epochs, lr, cbs, saver, seed, progress):
+def _fit(learn, epochs, lr, head, cbs, saver, seed, progress):
     "Train, on one process or on several; one of them saves"
     if num_distrib() > 1: cbs = [*cbs, _together(learn, seed)]
     if not rank_distrib(): cbs = [*cbs, saver]
     with _reporting(learn, progress):
         try:
             if not hasattr(learn, 'fit_head'): learn.fit_one_cycle(epochs, lr, cbs=cbs)
-            else: learn.fine_tune(epochs, **(dict(base_lr=lr) if lr else {}), **(dict(cbs=cbs) if epochs else {}))
+            else:
+                if not learn.recorder.history: learn.fit_head(**head)
+                learn.fine_tune(epochs, freeze_epochs=0, **(dict(base_lr=lr) if lr else {}), **(dict(cbs=cbs) if epochs else {}))
         except BaseException:           # interrupted: the best so far is kept
             learn.model = unwrap_model(learn.model)
             learn('after_cancel_batch')                                     # in the midst of one, perhaps
             with contextlib.suppress(OSError): saver.flush(learn)           # on a full disk it is kept in the checkpoint
             raise
 
-# %% ../nbs/05_model.ipynb #162644df
+# %% ../nbs/05_model.ipynb #87dc3826
 @on_all_ranks
 def train_model(
     folder,  # a dataset
@@ -383,12 +385,14 @@ def train_model(
     out=None,  # model folder to write; default: models/<arch>
     weights=None,  # file of pretrained weights for a timm backbone (the teacher's, if there is one); default: timm's hub
     pretrained: bool = True,  # False: random weights for a timm backbone
-    epochs: int = None,  # default: 40 by hand (24 where arithmetic is slower, see `fast_bf16`; 12 for gear_cnn_small), 4 of `fine_tune` with a backbone; 0: a backbone's head alone
+    epochs: int = None,  # default: 40 by hand (24 where arithmetic is slower, see `fast_bf16`; 10 for gear_cnn_small), 4 of `fine_tune` with a backbone; 0: a backbone's head alone
     size: int = None,  # side of the photos, pixels; default: `usual_size(arch)`
     bs: int = None,  # photos a batch, of all processes together; default: 64 by hand, 32 with a backbone
     lr: float = None,  # largest learning rate; default: 3e-3 by hand (1e-2 for gear_cnn_small), `fine_tune`'s with a backbone
     seed: int = 42,  # of the split (if there is none yet), the weights, the order and augmentation of the photos
     split: str = 'grouped',  # or 'random', if there is no manifest yet; or a table of splits to use
+    views: int = 1,  # of each photo that a backbone's head is found on: itself, and augmented ones; more take longer and make it better
+    strength: float = None,  # of that head's regularisation; little suits photos like those trained on, much others; default: chosen, see `ridge_head`
     teacher: str = None,  # timm name of a backbone that teaches the hand-built network, see `distill`
     ground: float = None,  # probability that a training photo is cut out and laid on another ground, see `augment`; default: 0; .6 with a teacher, .5 with backgrounds
     backgrounds=None,  # folder of pictures to lay them on; default: generated textures
@@ -404,12 +408,15 @@ def train_model(
     epochs, size, bs, lr = ifnone(epochs, usual[0]), size or usual_size(arch), bs or usual[1], lr or usual[2]
     if ground is None: ground = TAUGHT['ground'] if teacher else .5 if backgrounds else 0.
     if not 0 <= ground <= 1: raise ValueError(f'ground={ground}: a probability, 0 to 1')
+    if by_hand and (views != 1 or strength is not None): raise ValueError(f'views and strength are of the head on a frozen backbone; {arch} has none, leave them out')
+    if views < 1: raise ValueError(f'views={views}: must be 1 or more')
+    if strength is not None and not strength > 0: raise ValueError(f'strength={strength}: must be more than 0')
     if teacher and not by_hand: raise ValueError(f"teacher='{teacher}': only {' and '.join(HAND_BUILT)} are taught, {arch} has weights of its own")
     if epochs < (1 if by_hand else 0): raise ValueError(f'epochs={epochs}: {arch} needs at least one' if by_hand else f'epochs={epochs}: must be 0 or more')
     progress, rank, ranks = progress and not rank_distrib(), rank_distrib(), max(num_distrib(), 1)
     splits = from_rank0(lambda: _splits_of(folder, split, seed, progress))
     bs, each = _shares(splits, bs, ranks)
-    about = from_rank0(lambda: _about(splits, folder, arch=arch, epochs=epochs, size=size, bs=bs, lr=lr, seed=seed, teacher=teacher, ground=ground))
+    about = from_rank0(lambda: _about(splits, folder, arch=arch, epochs=epochs, size=size, bs=bs, lr=lr, seed=seed, teacher=teacher, ground=ground, views=views, strength=strength))
     from_rank0(lambda: clear_leftovers(out))
     checkpoint = Checkpoint(_beside(out), resume, about)
     if resume and not checkpoint.state and (rows := from_rank0(lambda: _finished(out, about, patience))):
@@ -420,9 +427,10 @@ def train_model(
     learn = _learner(folder, splits, arch, size, each, weights, pretrained, teacher, ground, backgrounds, progress)
     from_rank0(lambda: _begin(out, checkpoint, resume))
     if checkpoint.state: checkpoint.restore(learn)
-    how = dict(notes=dict(seed=seed, epochs=epochs, bs=bs, lr=lr, teacher=teacher, pretrained=pretrained, ground=ground), half=half)
+    how = dict(notes=dict(seed=seed, epochs=epochs, bs=bs, lr=lr, teacher=teacher, pretrained=pretrained, ground=ground, views=views, strength=strength), half=half)
     cbs = [checkpoint, *([EarlyStoppingCallback(patience=patience)] if patience else []), *L(cbs)]
-    _fit(learn, epochs, lr, cbs, SaveBest(out, **how), seed, progress)
+    head = dict(views=views) | (dict(strengths=(strength,)) if strength else {})
+    _fit(learn, epochs, lr, head, cbs, SaveBest(out, **how), seed, progress)
     if not (epochs or rank): save_model(learn, out, **how)
     if not rank: checkpoint.path.unlink(missing_ok=True)
     distrib_barrier()

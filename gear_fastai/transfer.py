@@ -87,7 +87,7 @@ def frozen(
     session = onnxruntime.InferenceSession(raw.getvalue(), options, providers=['CPUExecutionProvider'])
     return lambda x: one([torch.from_numpy(o) for o in session.run(None, {'image': np.ascontiguousarray(x.as_subclass(torch.Tensor))})])
 
-# %% ../nbs/04_transfer.ipynb #fb473d65
+# %% ../nbs/04_transfer.ipynb #2c850784
 def left_out_ridge(
     x: Tensor,  # features, (N, F), of mean 0
     t: Tensor,  # targets, (N, C), of mean 0
@@ -95,13 +95,15 @@ def left_out_ridge(
     alpha: float,  # strength of the regularisation
 ) -> tuple:  # weights (F, C), and what is predicted for each row without its group, (N, C)
     "Ridge regression and its leave-one-group-out predictions, in closed form"
-    z = torch.cholesky_solve(x.T, torch.linalg.cholesky(x.T @ x + alpha*torch.eye(x.shape[1], dtype=x.dtype)))      # (F, N)
-    w, out = z @ t, t.clone()
+    lower = torch.linalg.cholesky(x.T @ x + alpha*torch.eye(x.shape[1], dtype=x.dtype))
+    w, out = torch.cholesky_solve(x.T @ t, lower), t.clone()
     residual, (_, group, size) = t - x @ w, np.unique(groups, return_inverse=True, return_counts=True)
     for n in np.unique(size):                                               # all groups of n photos at once
         rows = np.flatnonzero(size[group] == n)
         rows = rows[np.argsort(group[rows], kind='stable')].reshape(-1, n)
-        out[rows] -= torch.linalg.solve(torch.eye(n, dtype=x.dtype) - x[rows] @ z.T[rows].mT, residual[rows])
+        for some in np.array_split(rows, min(len(rows), -(-rows.size//4096))):              # as many as memory has room for
+            h = x[some] @ torch.cholesky_solve(x[some].flatten(0, 1).T, lower).T.view(len(some), n, -1).mT
+            out[some] -= torch.linalg.solve(torch.eye(n, dtype=x.dtype) - h, residual[some])
     return w, out
 
 def ridge_head(
