@@ -321,12 +321,12 @@ def _reporting(learn, progress):
                                                         for k, v in zip(learn.recorder.metric_names, row)), flush=True)
         yield
 
-# %% ../nbs/05_model.ipynb #eb7f0e3c
+# %% ../nbs/05_model.ipynb #b42a09a7
 _BRIEF = dict(turn=10, scale=(.8, 1.35), shift=.08, hue=.06, saturation=.3, strength=.2, grey=.02, cover=0)      # as much variation as few epochs can learn from
 
 def _recipe(arch):
     "What `train_model` does unless told otherwise: epochs, photos a batch, learning rate"
-    if arch == 'gear_cnn_small': return 10, 64, 1e-2
+    if arch == 'gear_cnn_small': return 12, 64, 1e-2
     if arch in HAND_BUILT: return 40 if fast_bf16() else 24, 64, 3e-3
     return 4, 32, None
 
@@ -377,7 +377,7 @@ def _fit(learn, epochs, lr, head, cbs, saver, seed, progress):
             with contextlib.suppress(OSError): saver.flush(learn)           # on a full disk it is kept in the checkpoint
             raise
 
-# %% ../nbs/05_model.ipynb #87dc3826
+# %% ../nbs/05_model.ipynb #959cac97
 @on_all_ranks
 def train_model(
     folder,  # a dataset
@@ -385,7 +385,7 @@ def train_model(
     out=None,  # model folder to write; default: models/<arch>
     weights=None,  # file of pretrained weights for a timm backbone (the teacher's, if there is one); default: timm's hub
     pretrained: bool = True,  # False: random weights for a timm backbone
-    epochs: int = None,  # default: 40 by hand (24 where arithmetic is slower, see `fast_bf16`; 10 for gear_cnn_small), 4 of `fine_tune` with a backbone; 0: a backbone's head alone
+    epochs: int = None,  # default: 40 by hand (24 where arithmetic is slower, see `fast_bf16`; 12 for gear_cnn_small), 4 of `fine_tune` with a backbone; 0: a backbone's head alone
     size: int = None,  # side of the photos, pixels; default: `usual_size(arch)`
     bs: int = None,  # photos a batch, of all processes together; default: 64 by hand, 32 with a backbone
     lr: float = None,  # largest learning rate; default: 3e-3 by hand (1e-2 for gear_cnn_small), `fine_tune`'s with a backbone
