@@ -339,7 +339,7 @@ def _learner(folder, splits, arch, size, bs, weights, pretrained, teacher, groun
     dls = dataloaders(folder, size=size, bs=bs, splits=splits, augment=[Augment(**grounds, **({} if arch in ('gear_cnn', 'challenge_cnn') else _BRIEF))])
     return cnn_learner(dls, arch) if arch in HAND_BUILT else transfer_learner(dls, arch, weights, pretrained)
 
-# %% ../nbs/05_model.ipynb #6052c83a
+# %% ../nbs/05_model.ipynb #abb83ff5
 def _shares(splits, bs, ranks):
     "Photos a batch, rounded up to a multiple of the ranks; and each rank's part of them"
     for name, n in splits.split.value_counts().items():
@@ -368,16 +368,14 @@ def _fit(learn, epochs, lr, head, cbs, saver, seed, progress):
     with _reporting(learn, progress):
         try:
             if not hasattr(learn, 'fit_head'): learn.fit_one_cycle(epochs, lr, cbs=cbs)
-            else:
-                if not learn.recorder.history: learn.fit_head(**head)
-                learn.fine_tune(epochs, freeze_epochs=0, **(dict(base_lr=lr) if lr else {}), **(dict(cbs=cbs) if epochs else {}))
+            else: learn.fine_tune(epochs, **head, **(dict(base_lr=lr) if lr else {}), **(dict(cbs=cbs) if epochs else {}))
         except BaseException:           # interrupted: the best so far is kept
             learn.model = unwrap_model(learn.model)
             learn('after_cancel_batch')                                     # in the midst of one, perhaps
             with contextlib.suppress(OSError): saver.flush(learn)           # on a full disk it is kept in the checkpoint
             raise
 
-# %% ../nbs/05_model.ipynb #959cac97
+# %% ../nbs/05_model.ipynb #e619714f
 @on_all_ranks
 def train_model(
     folder,  # a dataset
@@ -429,7 +427,7 @@ def train_model(
     if checkpoint.state: checkpoint.restore(learn)
     how = dict(notes=dict(seed=seed, epochs=epochs, bs=bs, lr=lr, teacher=teacher, pretrained=pretrained, ground=ground, views=views, strength=strength), half=half)
     cbs = [checkpoint, *([EarlyStoppingCallback(patience=patience)] if patience else []), *L(cbs)]
-    head = dict(views=views) | (dict(strengths=(strength,)) if strength else {})
+    head = dict(freeze_epochs=views) | (dict(strengths=(strength,)) if strength else {})
     _fit(learn, epochs, lr, head, cbs, SaveBest(out, **how), seed, progress)
     if not (epochs or rank): save_model(learn, out, **how)
     if not rank: checkpoint.path.unlink(missing_ok=True)

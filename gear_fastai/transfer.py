@@ -87,7 +87,7 @@ def frozen(
     session = onnxruntime.InferenceSession(raw.getvalue(), options, providers=['CPUExecutionProvider'])
     return lambda x: one([torch.from_numpy(o) for o in session.run(None, {'image': np.ascontiguousarray(x.as_subclass(torch.Tensor))})])
 
-# %% ../nbs/04_transfer.ipynb #2c850784
+# %% ../nbs/04_transfer.ipynb #22db6d97
 def left_out_ridge(
     x: Tensor,  # features, (N, F), of mean 0
     t: Tensor,  # targets, (N, C), of mean 0
@@ -106,12 +106,14 @@ def left_out_ridge(
             out[some] -= torch.linalg.solve(torch.eye(n, dtype=x.dtype) - h, residual[some])
     return w, out
 
+_STRENGTHS = .1, .3, 1., 3.
+
 def ridge_head(
     x: Tensor,  # features, float64 (N, F)
     y: Tensor,  # classes, int64 (N,)
     num_classes: int,
     groups,  # (N,): which rows belong together
-    strengths: tuple = (.1, .3, 1., 3.),  # of regularisation, times the number of rows, to choose from
+    strengths: tuple = _STRENGTHS,  # of regularisation, times the number of rows, to choose from
 ) -> tuple:  # weight (num_classes, F) and bias (num_classes,) of the dense layer, whose outputs are logits
     "A head that every class weighs the same in, regularised as strongly as can be within a standard error of the best answers to left-out groups"
     t = F.one_hot(y, num_classes).double()
@@ -136,7 +138,7 @@ def _groups(dls):
     group = {str(dls.folder/p): g for p, g in zip(splits.path, splits.group)}
     return pd.factorize(np.array([group[str(i)] for i in items]))[0]
 
-# %% ../nbs/04_transfer.ipynb #43b535e5
+# %% ../nbs/04_transfer.ipynb #7463b467
 class TransferLearner(Learner):
     "A fastai `Learner` that finds the head of a timm model on stored features, then trains head and backbone"
 
@@ -150,7 +152,7 @@ class TransferLearner(Learner):
 
     def fit_head(self,
         views: int = 1,  # of each photo: itself, and augmented ones
-        strengths: tuple = (.1, .3, 1., 3.),  # of regularisation, times the number of rows, to choose from
+        strengths: tuple = _STRENGTHS,  # of regularisation, times the number of rows, to choose from
     ):
         "Find the head on the frozen backbone's features, in closed form; a row in the recorder's history"
         start, head = time.perf_counter(), self.model.get_classifier()
@@ -184,11 +186,12 @@ class TransferLearner(Learner):
         lr_mult: float = 100,  # the learning rate of the backbone's first half is that much smaller than the head's, its second half's is in between
         pct_start: float = 0.3,  # share of the steps in which the learning rate rises
         div: float = 5.0,  # it starts that much below its height
+        strengths: tuple = _STRENGTHS,  # of the head's regularisation, see `fit_head`
         deep: bool = False,  # train all of the backbone; else its first half, which knows edges and textures, stays as it is: nearly three times as fast
         **kwargs,
     ):
         "fastai's `fine_tune`: the head on the frozen backbone, then head and backbone at discriminative learning rates"
-        if freeze_epochs and not self.recorder.history: self.fit_head(freeze_epochs)
+        if freeze_epochs and not self.recorder.history: self.fit_head(freeze_epochs, strengths)
         if not epochs: return
         self.freeze_to(0 if deep else 1)
         self.fit_one_cycle(epochs, slice(base_lr/2/lr_mult, base_lr/2), pct_start=pct_start, div=div, **kwargs)
