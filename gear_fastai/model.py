@@ -20,11 +20,11 @@ import gear_fastai.cnn  # registers the hand-built networks with timm
 from .augment import Augment
 from .calibration import calibration_error, fit_temperature, rejection_threshold
 from .cnn import cnn_learner
-from .distill import TAUGHT, TaughtLoss, taught_dataloaders
+from .distill import TAUGHT, pupil_learner, taught_dataloaders
 from .data import DataError, MANIFEST, dataloaders, read_splits, split_dataset, write_splits
 from .folder import FORMAT, HAND_BUILT, ModelError, clear_leftovers, digests, read_gear, read_model, steady, usual_size, whole_folder, writing
 from .photo import normalize, to_array
-from .training import Checkpoint, CheckpointError, best_epoch, check_about, fast_bf16, from_rank0, on_all_ranks, photo_learner, plot_history
+from .training import Checkpoint, CheckpointError, best_epoch, check_about, from_rank0, on_all_ranks, photo_learner, plot_history
 from .transfer import frozen, transfer_learner
 
 # %% ../nbs/05_model.ipynb #f37289ef
@@ -124,6 +124,7 @@ def save_model(
 ) -> Path:
     "Write the model folder, whole or not at all"
     model = deepcopy(learn.model).cpu().float().eval().to(memory_format=torch.contiguous_format)
+    if hasattr(model, 'imitate'): del model.imitate                     # of a pupil: of no use without its teacher
     if half: model = model.half().float()
     cfg, dls, rows = model.pretrained_cfg, learn.dls, learn.recorder.history
     saved = len(rows) - 1 if saved is None else saved
@@ -327,7 +328,7 @@ _BRIEF = dict(turn=10, scale=(.8, 1.35), shift=.08, hue=.06, saturation=.3, stre
 def _recipe(arch):
     "What `train_model` does unless told otherwise: epochs, photos a batch, learning rate"
     if arch == 'gear_cnn_small': return 12, 64, 1e-2
-    if arch in HAND_BUILT: return 40 if fast_bf16() else 24, 64, 3e-3
+    if arch in HAND_BUILT: return 40, 64, 3e-3
     return 4, 32, None
 
 def _learner(folder, splits, arch, size, bs, weights, pretrained, teacher, ground, backgrounds, progress):
@@ -335,7 +336,7 @@ def _learner(folder, splits, arch, size, bs, weights, pretrained, teacher, groun
     grounds = dict(ground=ground, backgrounds=backgrounds)
     if teacher:
         dls = taught_dataloaders(folder, teacher, weights, pretrained, size=size, bs=bs, splits=splits, augment=[Augment(**TAUGHT | grounds)], progress=progress)
-        return cnn_learner(dls, arch, loss_func=TaughtLoss())
+        return pupil_learner(dls, arch)
     dls = dataloaders(folder, size=size, bs=bs, splits=splits, augment=[Augment(**grounds, **({} if arch in ('gear_cnn', 'challenge_cnn') else _BRIEF))])
     return cnn_learner(dls, arch) if arch in HAND_BUILT else transfer_learner(dls, arch, weights, pretrained)
 
@@ -383,7 +384,7 @@ def train_model(
     out=None,  # model folder to write; default: models/<arch>
     weights=None,  # file of pretrained weights for a timm backbone (the teacher's, if there is one); default: timm's hub
     pretrained: bool = True,  # False: random weights for a timm backbone
-    epochs: int = None,  # default: 40 by hand (24 where arithmetic is slower, see `fast_bf16`; 12 for gear_cnn_small), 4 of `fine_tune` with a backbone; 0: a backbone's head alone
+    epochs: int = None,  # default: 40 by hand (12 for gear_cnn_small), 4 of `fine_tune` with a backbone; 0: a backbone's head alone
     size: int = None,  # side of the photos, pixels; default: `usual_size(arch)`
     bs: int = None,  # photos a batch, of all processes together; default: 64 by hand, 32 with a backbone
     lr: float = None,  # largest learning rate; default: 3e-3 by hand (1e-2 for gear_cnn_small), `fine_tune`'s with a backbone
