@@ -203,17 +203,21 @@ def cross_validate(
     folds: int = 5,  # models to train
     seed: int = 42,  # of the folds
     grouped: bool = True,  # keep variants of a product in one fold; else shuffle, as one should not
+    splits: list = None,  # tables of splits, one per fold, whose `test` photos are scored; default: `fold_splits`
     progress: bool = True,  # tell of each fold
     **options,  # to `train_model`
 ) -> Evaluation:  # over the photos of all folds, each scored by a model that was not trained on its group; `answers` has the fold
     "Train without each fold in turn and score what was left out"
     from gear_fastai.model import train_model
-    asked, all_photos = [], split_dataset(folder, seed=seed)
-    if not grouped: all_photos['group'] = range(len(all_photos))
-    for k, splits in enumerate(fold_splits(all_photos, folds, seed)):
+    if splits is None:
+        all_photos = split_dataset(folder, seed=seed)
+        if not grouped: all_photos['group'] = range(len(all_photos))
+        splits = fold_splits(all_photos, folds, seed)
+    asked = []
+    for k, table in enumerate(splits):
         here, unfinished = Path(out)/f'fold-{k}', Path(out)/f'fold-{k}.checkpoint'
-        if unfinished.exists() or not here.exists(): train_model(folder, out=here, split=splits, progress=progress, resume=unfinished.exists(), **options)
+        if unfinished.exists() or not here.exists(): train_model(folder, out=here, split=table, progress=progress, resume=unfinished.exists(), **options)
         clf = GearClassifier(here)
-        asked.append(_ask(clf, folder, splits[splits.split == 'test'], False).assign(fold=k))
+        asked.append(_ask(clf, folder, table[table.split == 'test'], False).assign(fold=k))
         if progress: print(f'fold {k}: {_evaluation(clf.labels, asked[-1], "").accuracy:.1%} of {len(asked[-1])}', flush=True)
-    return _evaluation(clf.labels, pd.concat(asked, ignore_index=True), f'{folds} {"grouped" if grouped else "random"} folds')
+    return _evaluation(clf.labels, pd.concat(asked, ignore_index=True), f'{len(splits)} {"grouped" if grouped else "random"} folds')
