@@ -217,6 +217,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'gear_fastai.distill.TaughtLoss.__init__': ( 'distill.html#taughtloss.__init__',
                                                                                   'gear_fastai/distill.py'),
                                      'gear_fastai.distill._digest': ('distill.html#_digest', 'gear_fastai/distill.py'),
+                                     'gear_fastai.distill._readable': ('distill.html#_readable', 'gear_fastai/distill.py'),
                                      'gear_fastai.distill._shrink': ('distill.html#_shrink', 'gear_fastai/distill.py'),
                                      'gear_fastai.distill.crop_scenes': ('distill.html#crop_scenes', 'gear_fastai/distill.py'),
                                      'gear_fastai.distill.pupil_learner': ('distill.html#pupil_learner', 'gear_fastai/distill.py'),

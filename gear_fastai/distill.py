@@ -57,21 +57,27 @@ def scene_files(
 ) -> list:  # of lists of files, one per source
     "The pictures of each source, less photos of the validation or test split; `PhotoError` if none are left"
     aside = {_digest(Path(folder)/p) for p in splits.path[splits.split != 'train']}
-    sources = [[p for p in (list_photos(s) if isinstance(s, (str, os.PathLike)) else s) if _digest(p) not in aside] for s in scenes]
-    for s, files in zip(scenes, sources):
+    sources = [[p for p in (list_photos(s) if isinstance(s, (str, os.PathLike)) else s) if _digest(p) not in aside] for s in L(scenes)]
+    for s, files in zip(L(scenes), sources):
         if not files: raise PhotoError(f'{s}: no pictures there to learn from')
     return sources
 
+def _readable(cache, i):
+    try: return not cache.unread[i] or len(cache.batch([i]))
+    except PhotoError as e: warnings.warn(f'{e}; left out')
+
 def crop_scenes(
-    files: list,  # pictures
+    files: list,  # pictures; those that can't be read are left out
     n: int,  # parts
     size: int,  # side of a part, pixels
     bs: int = 64,  # parts at a time
 ) -> iter:  # of (bs, 3, size, size) in [0, 1]
     "Parts, an eighth to the whole, of random pictures, a little turned and recoloured"
     cache, crop, vary = PhotoCache(files, 2*size), RandomResizedCrop(size, (.12, 1), (.75, 1.33)), Augment(**_PART)
-    for rows in torch.randint(len(files), (n,)).split(bs):
-        whole = torch.from_numpy(cache.batch(rows.numpy())).permute(0, 3, 1, 2)
+    seen = np.array([i for i in range(len(files)) if _readable(cache, i)], int)
+    if not len(seen): raise PhotoError(f'{files[0]}: can\'t be read, and neither can the other scenes; name a folder of pictures')
+    for rows in torch.randint(len(seen), (n,)).split(bs):
+        whole = torch.from_numpy(cache.batch(seen[rows])).permute(0, 3, 1, 2)
         yield vary(TensorImage(torch.stack([crop(x) for x in whole])/255), split_idx=0)
 
 @torch.no_grad()
