@@ -121,7 +121,7 @@ class TaughtLoss(CrossEntropyLossFlat):
     def __init__(self,
         trust: float = .8,  # weight of the opinion, 0 to 1; the label has the rest
         imitation: float = 5.,  # weight of the features
-        label_smoothing: float = .1,  # part of the label's weight that goes to all classes alike
+        label_smoothing: float = 0.,  # part of the label's weight that goes to all classes alike; opinions are soft already
     ):
         super().__init__(label_smoothing=label_smoothing)
         self.trust, self.imitation = trust, imitation
