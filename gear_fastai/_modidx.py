@@ -382,6 +382,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'gear_fastai.model._beside': ('model.html#_beside', 'gear_fastai/model.py'),
                                    'gear_fastai.model._calibrate': ('model.html#_calibrate', 'gear_fastai/model.py'),
                                    'gear_fastai.model._card': ('model.html#_card', 'gear_fastai/model.py'),
+                                   'gear_fastai.model._check_options': ('model.html#_check_options', 'gear_fastai/model.py'),
                                    'gear_fastai.model._describe': ('model.html#_describe', 'gear_fastai/model.py'),
                                    'gear_fastai.model._draw': ('model.html#_draw', 'gear_fastai/model.py'),
                                    'gear_fastai.model._finished': ('model.html#_finished', 'gear_fastai/model.py'),

@@ -44,8 +44,7 @@ class Lessons(DataLoader):
         x[mirrored] = x[mirrored].flip(-1)
         return TensorImage(x), opinions, features.float(), TensorCategory(y)
 
-# %% ../nbs/04b_distill.ipynb #d916bda1
-TAUGHT = dict(scale=(.4, 1.8), shift=.2, shear=.1, stretch=.08, hue=.1, saturation=.5, strength=.3, cover=.1, ground=.5)  # how `take_lessons` varies photos: much, since the teacher says what is still to be seen in them
+# %% ../nbs/04b_distill.ipynb #5ce4e505
 _PART = dict(scale=(.9, 1.15), shift=.03, cover=0.)
 
 def _digest(path): return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
@@ -56,6 +55,7 @@ def scene_files(
     splits: pd.DataFrame,  # its manifest
 ) -> list:  # of lists of files, one per source
     "The pictures of each source, less photos of the validation or test split; `PhotoError` if none are left"
+    if not scenes: return []
     aside = {_digest(Path(folder)/p) for p in splits.path[splits.split != 'train']}
     sources = [[p for p in (list_photos(s) if isinstance(s, (str, os.PathLike)) else s) if _digest(p) not in aside] for s in L(scenes)]
     for s, files in zip(L(scenes), sources):
@@ -79,6 +79,9 @@ def crop_scenes(
     for rows in torch.randint(len(seen), (n,)).split(bs):
         whole = torch.from_numpy(cache.batch(seen[rows])).permute(0, 3, 1, 2)
         yield vary(TensorImage(torch.stack([crop(x) for x in whole])/255), split_idx=0)
+
+# %% ../nbs/04b_distill.ipynb #d916bda1
+TAUGHT = dict(scale=(.4, 1.8), shift=.2, shear=.1, stretch=.08, hue=.1, saturation=.5, strength=.3, cover=.1, ground=.5)  # how `take_lessons` varies photos: much, since the teacher says what is still to be seen in them
 
 @torch.no_grad()
 def take_lessons(

@@ -337,6 +337,17 @@ def _recipe(arch):
     if arch in HAND_BUILT: return 40, 64, 3e-3
     return 4, 32, None
 
+def _check_options(arch, epochs, ground, views, strength, teacher, scenes):
+    "`ValueError` for what `train_model` can't do"
+    by_hand = arch in HAND_BUILT
+    if not 0 <= ground <= 1: raise ValueError(f'ground={ground}: a probability, 0 to 1')
+    if by_hand and (views != 1 or strength is not None): raise ValueError(f'views and strength are of the head on a frozen backbone; {arch} has none, leave them out')
+    if views < 1: raise ValueError(f'views={views}: must be 1 or more')
+    if strength is not None and not strength > 0: raise ValueError(f'strength={strength}: must be more than 0')
+    if teacher and not by_hand: raise ValueError(f"teacher='{teacher}': only {' and '.join(HAND_BUILT)} are taught, {arch} has weights of its own")
+    if scenes and not teacher: raise ValueError("scenes have no labels, only a teacher can say what they show; name one, such as teacher='mobilenetv2_100'")
+    if epochs < (1 if by_hand else 0): raise ValueError(f'epochs={epochs}: {arch} needs at least one' if by_hand else f'epochs={epochs}: must be 0 or more')
+
 def _learner(folder, splits, arch, size, bs, weights, pretrained, teacher, ground, backgrounds, scenes, progress):
     "The learner that `train_model` trains"
     grounds = dict(ground=ground, backgrounds=backgrounds)
@@ -409,17 +420,11 @@ def train_model(
     cbs: list = None,  # further callbacks
 ) -> Learner:  # trained; the model folder holds its best epoch
     "Split, train, and save the best epoch's model as it appears"
-    by_hand, out = arch in HAND_BUILT, Path(out or f'models/{arch}')
+    out = Path(out or f'models/{arch}')
     usual = _recipe(arch)
     epochs, size, bs, lr = ifnone(epochs, usual[0]), size or usual_size(arch), bs or usual[1], lr or usual[2]
     if ground is None: ground = TAUGHT['ground'] if teacher else .5 if backgrounds else 0.
-    if not 0 <= ground <= 1: raise ValueError(f'ground={ground}: a probability, 0 to 1')
-    if by_hand and (views != 1 or strength is not None): raise ValueError(f'views and strength are of the head on a frozen backbone; {arch} has none, leave them out')
-    if views < 1: raise ValueError(f'views={views}: must be 1 or more')
-    if strength is not None and not strength > 0: raise ValueError(f'strength={strength}: must be more than 0')
-    if teacher and not by_hand: raise ValueError(f"teacher='{teacher}': only {' and '.join(HAND_BUILT)} are taught, {arch} has weights of its own")
-    if scenes and not teacher: raise ValueError("scenes have no labels, only a teacher can say what they show; name one, such as teacher='mobilenetv2_100'")
-    if epochs < (1 if by_hand else 0): raise ValueError(f'epochs={epochs}: {arch} needs at least one' if by_hand else f'epochs={epochs}: must be 0 or more')
+    _check_options(arch, epochs, ground, views, strength, teacher, scenes)
     progress, rank, ranks = progress and not rank_distrib(), rank_distrib(), max(num_distrib(), 1)
     splits = from_rank0(lambda: _splits_of(folder, split, seed, progress))
     bs, each = _shares(splits, bs, ranks)
