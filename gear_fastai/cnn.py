@@ -126,8 +126,8 @@ def gear_cnn(pretrained=False, **kwargs) -> GearCNN:
 
 @register_model
 def gear_cnn_small(pretrained=False, **kwargs) -> GearCNN:
-    "The hand-built network for a first answer in half a minute: a stage less, and the residual pairs where they cost least"
-    return build_model_with_cfg(GearCNN, 'gear_cnn_small', pretrained, **dict(dict(widths=(32, 64, 128), depths=(0, 2), block=Residual), **kwargs))
+    "The hand-built network for a first answer in half a minute: a stage less, and blocks only in the last, where they cost least"
+    return build_model_with_cfg(GearCNN, 'gear_cnn_small', pretrained, **dict(dict(widths=(32, 64, 128), depths=(0, 2)), **kwargs))
 
 @register_model
 def challenge_cnn(pretrained=False, **kwargs) -> ChallengeCNN:
