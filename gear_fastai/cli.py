@@ -178,6 +178,7 @@ def _known_arch(arch, epochs):
 def evaluate(model, folder, split, others, report, cv, cv_method, weights, scenes, as_json):
     "Score the saved MODEL on the photos in DIR."
     if cv and (others or report): raise click.UsageError('--cv has many models, --html and --others are about one')
+    if (weights or scenes) and not cv: raise click.UsageError('--weights and --scenes are for the trainings of --cv')
     from gear_fastai.evaluation import evaluate
     with one_line_errors():
         ev = _cross_validate(model, folder, cv, cv_method, weights, scenes, as_json) if cv else evaluate(model, folder, split, progress=sys.stderr.isatty())
@@ -191,7 +192,7 @@ def _cross_validate(model, folder, folds, method, weights, scenes, quiet):
     about = read_gear(model)
     notes, arch = about['notes'], about['architecture']
     if bool(notes.get('scenes')) != bool(scenes): raise ValueError(f"{model}: was trained {'with ' + notes['scenes'] + ' as' if notes.get('scenes') else 'without'} scenes; {'leave out' if scenes else 'give'} --scenes")
-    recipe = dict(arch=arch, size=about['preprocessing']['size'], **{k: notes[k] for k in ('epochs', 'bs', 'lr', 'teacher', 'pretrained', 'ground') if notes.get(k) is not None})
+    recipe = dict(arch=arch, size=about['preprocessing']['size'], **{k: notes[k] for k in ('epochs', 'bs', 'lr', 'teacher', 'pretrained', 'ground', 'views', 'strength') if notes.get(k) is not None})
     return cross_validate(folder, f'{model}.cv/{method}-{folds}', folds, grouped=method == 'grouped', progress=not quiet, weights=weights, scenes=scenes, **recipe)
 
 def _extra(ev, model, folder, others, report):

@@ -80,6 +80,7 @@ class Inverted(nn.Module):
     ):
         super().__init__()
         self.convs = nn.Sequential(conv(c, 2*c, 1), conv(2*c, 2*c, groups=2*c), conv(2*c, c, 1, act=False))
+        nn.init.zeros_(self.convs[2][1].weight)     # as in `Residual`: few steps are enough to begin with
 
     def forward(self, x): return x + self.convs(x)
 
