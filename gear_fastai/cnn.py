@@ -84,6 +84,7 @@ class Inverted(nn.Module):
 
     def forward(self, x): return x + self.convs(x)
 
+# %% ../nbs/03_cnn.ipynb #70a5eb95
 class GearCNN(_HandBuilt):
     "Input → convolution stages with pooling between → global pooling → dense"
     def __init__(self,
