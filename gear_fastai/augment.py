@@ -66,6 +66,13 @@ def random_grounds(
     x[k] = _textures(m, size)*(1 - below) + x[k]*below
     return (x*(.5 + .7*torch.rand(n, 1, 1, 1))).clamp(0, 1)
 
+# %% ../nbs/00a_augment.ipynb #2509bf8f
+def _opacity(negative, mask):
+    "How much of the ground a photo hides, 0 to 1: of white it lets through what a pixel at the rim is lighter than the darkest beside it (n, 1, H, W)"
+    dark = negative.amax(1, keepdim=True)
+    darkest, rim = F.max_pool2d(dark*mask, 5, 1, 2), F.max_pool2d(1 - mask, 5, 1, 2)*mask
+    return torch.where(rim > 0, (dark/darkest.clamp_min(.1)).clamp(0, 1), mask)
+
 # %% ../nbs/00a_augment.ipynb #0ee317ca
 def load_grounds(
     folder,  # of pictures, searched with its sub-folders
@@ -122,6 +129,18 @@ def _cover(x, p):
     x[k] = torch.where(patch.to(x.device), colour.to(x.device), x[k])
     return x
 
+# %% ../nbs/00a_augment.ipynb #401b075b
+def _repeated(m, down, across):
+    "The grid of warps `m` (n, 2, 3) for pictures that show what they show in two or three columns, and in one row or two: (n, 2, H, W)"
+    n, copies = len(m), torch.randint(2, 4, (len(m), 1, 1))
+    apart, rows = torch.empty(n, 1, 1).uniform_(1.6, 2.2), torch.randint(1, 3, (n, 1, 1))
+    def wrapped(c, k):
+        "Coordinates of each of `k` copies, `apart` from one another; outside of all, out of sight"
+        c = copies.to(c)*c
+        return torch.where(c.abs() > apart.to(c)*k.to(c)/2, 9., (c + apart.to(c)*k.to(c)/2) % apart.to(c) - apart.to(c)/2)
+    u, v = wrapped(across[None, None, :], copies), wrapped(down[None, :, None], rows)
+    return m[:, :, 0, None, None]*u[:, None] + m[:, :, 1, None, None]*v[:, None] + m[:, :, 2, None, None]
+
 # %% ../nbs/00a_augment.ipynb #689c5411
 class Augment(RandTransform):
     "Random geometry, colour and a covered patch for a training batch, (N, 3, H, W) in [0, 1], on white"
@@ -137,12 +156,13 @@ class Augment(RandTransform):
         strength=.25,  # relative change of all that isn't white, either way
         grey=.05,  # probability of no colour at all
         cover=.25,  # probability of a patch of one colour or white, 3 to 20 % of the area
+        several=0.,  # probability of two to six small copies, in one row or two
         ground=0.,  # probability of another ground and light
         backgrounds=None,  # folder of pictures to lay photos on, half of the time; else generated textures
         p=1.,  # probability for the batch
     ):
         super().__init__(p=p)
-        store_attr('turn,scale,shift,shear,stretch,hue,saturation,strength,grey,cover,ground')
+        store_attr('turn,scale,shift,shear,stretch,hue,saturation,strength,grey,cover,several,ground')
         self.pictures = None if backgrounds is None else load_grounds(backgrounds)
 
     def _warp(self, x):
@@ -152,23 +172,32 @@ class Augment(RandTransform):
         rows = [a.cos()*s*r*flip, (u(n, self.shear) - a.sin())*s, 2*u(n, self.shift), a.sin()*s*r*flip, a.cos()*s/r, 2*u(n, self.shift)]
         m = torch.stack(rows, 1).view(n, 2, 3, 1).to(x.device)
         down, across = ((torch.arange(side, device=x.device) + .5)*2/side - 1 for side in x.shape[2:])
+        k = torch.nonzero(torch.rand(n) < self.several).flatten() if self.several else ()
+        if len(k): m[k] = self._whole(m[k])
         grid = (m[:, :, 1]*down + m[:, :, 2])[..., None] + (m[:, :, 0]*across)[:, :, None]          # torch's `affine_grid` takes ten times as long
+        if len(k): grid[k] = _repeated(m[k, :, :, 0], down, across)
         return F.grid_sample(x, grid.movedim(1, -1), mode='bilinear', padding_mode='zeros', align_corners=False)
 
-    def _on_grounds(self, x, mask, k):
-        "Photos `k` of `x`, of which `mask` is the product, in other light on other grounds"
+    @staticmethod
+    def _whole(m):
+        "Warps `m` (n, 2, 3, 1), without zooming in and shifting"
+        closer = m[:, :, :2].square().sum(1, keepdim=True).amin(2, keepdim=True).sqrt()
+        return torch.cat([m[:, :, :2]/closer.clamp_max(1), 0*m[:, :, 2:]], 2)
+
+    def _on_grounds(self, x, alpha, k):
+        "Photos `k` of `x`, which let the ground through by `1 - alpha`, in other light on other grounds"
         light = (.825 + _uniform(len(k), .275)[:, None, None, None]) * (1 + _uniform(3*len(k), .1).view(-1, 3, 1, 1))
         grounds = random_grounds(len(k), x.shape[-1])
         if self.pictures is not None and (real := torch.nonzero(torch.rand(len(k)) < .5).flatten()).numel(): grounds[real] = crop_grounds(self.pictures, len(real), x.shape[-1])
-        return (x[k]*light.to(x.device)).clamp(0, 1)*mask + grounds.to(x.device)*(1 - mask)
+        return ((x[k] - (1 - alpha)).clamp_min(0)*light.to(x.device) + grounds.to(x.device)*(1 - alpha)).clamp(0, 1)
 
     def encodes(self, x: TensorImage):
         negative = 1 - x.as_subclass(torch.Tensor)
         k = torch.nonzero(torch.rand(len(x)) < self.ground).flatten()
         if len(k):
-            mask = torch.zeros_like(negative[:, :1])
-            mask[k] = torch.stack([self._mask(im) for im in x[k]]).to(x.device)
-            negative = torch.cat([negative, mask], 1)
+            alpha = torch.zeros_like(negative[:, :1])
+            alpha[k] = _opacity(negative[k], torch.stack([self._mask(im) for im in x[k]]).to(x.device))
+            negative = torch.cat([negative, alpha], 1)
         warped = self._warp(negative)
         out = _recolour(warped[:, :3], self.hue, self.saturation, self.strength, self.grey)
         if len(k): out[k] = self._on_grounds(out, warped[k, 3:], k)

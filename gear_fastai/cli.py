@@ -129,7 +129,6 @@ def merge(out, folders, classes):
 @click.option('--teacher', default=None, help="timm name of a backbone that teaches a network built by hand; --weights are then the teacher's.")
 @click.option('--ground', type=click.FloatRange(0, 1), default=None, help='Share of the training photos that are cut out and laid on another ground.  [default: 0; 0.5 with --teacher or --backgrounds]')
 @click.option('--backgrounds', default=None, metavar='DIR', help='Pictures to lay them on.  [default: generated textures]')
-@click.option('--scenes', multiple=True, metavar='DIR', help='Pictures of anything, of which the teacher says what they show; more than once for more sources.')
 @click.option('--half', is_flag=True, help='Keep the weights in half precision: half the size on disk.')
 @click.option('--patience', type=click.IntRange(1), default=None, help='Stop after so many epochs without a better validation loss.')
 @click.option('--out', default=None, metavar='MODEL', help='Model folder to write.  [default: models/ARCH]')
@@ -173,27 +172,25 @@ def _known_arch(arch, epochs):
 @click.option('--cv', type=click.IntRange(2), default=None, help='Train such a model anew without each of so many parts of DIR, and score the part; the models go to MODEL.cv.')
 @click.option('--cv-method', type=click.Choice(['grouped', 'random']), default='grouped', help='grouped: variants of a product stay in one part.')
 @click.option('--weights', default=None, help='With --cv: file of pretrained weights, if MODEL was trained with one.')
-@click.option('--scenes', multiple=True, metavar='DIR', help='With --cv: pictures of anything, if MODEL was trained with some; photos of the part that is scored are left out of them.')
 @click.option('--json', 'as_json', is_flag=True, help='Print one JSON object.')
-def evaluate(model, folder, split, others, report, cv, cv_method, weights, scenes, as_json):
+def evaluate(model, folder, split, others, report, cv, cv_method, weights, as_json):
     "Score the saved MODEL on the photos in DIR."
     if cv and (others or report): raise click.UsageError('--cv has many models, --html and --others are about one')
-    if (weights or scenes) and not cv: raise click.UsageError('--weights and --scenes are for the trainings of --cv')
+    if weights and not cv: raise click.UsageError('--weights are for the trainings of --cv')
     from gear_fastai.evaluation import evaluate
     with one_line_errors():
-        ev = _cross_validate(model, folder, cv, cv_method, weights, scenes, as_json) if cv else evaluate(model, folder, split, progress=sys.stderr.isatty())
+        ev = _cross_validate(model, folder, cv, cv_method, weights, as_json) if cv else evaluate(model, folder, split, progress=sys.stderr.isatty())
         extra = {} if cv else _extra(ev, model, folder, others, report)
         click.echo(json.dumps(ev.to_dict() | extra) if as_json else '\n'.join([str(ev), '', *(f'{k}: {v}' for k, v in _told(extra))]))
 
-def _cross_validate(model, folder, folds, method, weights, scenes, quiet):
+def _cross_validate(model, folder, folds, method, weights, quiet):
     "The evaluation of a saved model's recipe"
     from gear_fastai.evaluation import cross_validate
     from gear_fastai.folder import read_gear
     about = read_gear(model)
     notes, arch = about['notes'], about['architecture']
-    if bool(notes.get('scenes')) != bool(scenes): raise ValueError(f"{model}: was trained {'with ' + notes['scenes'] + ' as' if notes.get('scenes') else 'without'} scenes; {'leave out' if scenes else 'give'} --scenes")
     recipe = dict(arch=arch, size=about['preprocessing']['size'], **{k: notes[k] for k in ('epochs', 'bs', 'lr', 'teacher', 'pretrained', 'ground', 'views', 'strength') if notes.get(k) is not None})
-    return cross_validate(folder, f'{model}.cv/{method}-{folds}', folds, grouped=method == 'grouped', progress=not quiet, weights=weights, scenes=scenes, **recipe)
+    return cross_validate(folder, f'{model}.cv/{method}-{folds}', folds, grouped=method == 'grouped', progress=not quiet, weights=weights, **recipe)
 
 def _extra(ev, model, folder, others, report):
     "What the evaluation is asked for beside its figures: leaks of the split, pictures of other things, a report"

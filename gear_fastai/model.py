@@ -20,7 +20,7 @@ import gear_fastai.cnn  # registers the hand-built networks with timm
 from .augment import Augment
 from .calibration import calibration_error, fit_temperature, rejection_threshold
 from .cnn import cnn_learner
-from .distill import TAUGHT, pupil_learner, scene_files, taught_dataloaders
+from .distill import TAUGHT, pupil_learner, taught_dataloaders
 from .data import DataError, MANIFEST, dataloaders, read_splits, split_dataset, write_splits
 from .folder import FORMAT, HAND_BUILT, ModelError, clear_leftovers, digests, read_gear, read_model, steady, usual_size, whole_folder, writing
 from .photo import normalize, to_array
@@ -166,8 +166,7 @@ def _card(name, about):
     "The model card"
     m, d, p, c, teacher = about['metrics'], about['data'], about['preprocessing'], about.get('calibration', {}), about['notes'].get('teacher')
     figures = ', '.join(f'{k} {v:.4g}' for k, v in m.items() if isinstance(v, (int, float)))
-    scenes = f", which also said what {about['notes']['scenes']} show" if about['notes'].get('scenes') else ''
-    taught = f' It was taught by a `{teacher}` with pretrained weights, none of which are in it{scenes}.' if teacher else ''
+    taught = f' It was taught by a `{teacher}` with pretrained weights, none of which are in it.' if teacher else ''
     tests = '\n'.join(f"- {e['what']}: accuracy {e['accuracy']:.1%} (95 % interval {e['accuracy_ci95'][0]:.1%} to {e['accuracy_ci95'][1]:.1%}), "
                       f"macro-F1 {e['macro_f1']:.3f}, {e['n']} photos" for e in about['evaluations'])
     calibrated = (f"**Calibrated** on {c['photos']} validation photos: temperature {about['temperature']:.2f}; expected calibration error there {c['calibration_error']['before']:.1%} before, "
@@ -300,11 +299,6 @@ def _about(splits, folder, **settings):
     data = fingerprint(splits, folder)
     return dict(arch=settings.pop('arch'), classes=', '.join(sorted(set(splits.label))), photos=_in_words(data), **settings)
 
-def _scenes_in_words(sources):
-    "How many pictures, and a digest of their names and sizes"
-    files = [Path(p) for s in sources for p in s]
-    return f"{len(files)} pictures (fingerprint {hashlib.blake2b(repr([(p.name, p.stat().st_size) for p in files]).encode(), digest_size=4).hexdigest()})" if files else None
-
 def _in_words(data): return f"{data['photos']} in {data['classes']} classes (fingerprint {data['blake2b'][:8]})"
 
 def _finished(out, about, patience):
@@ -337,7 +331,7 @@ def _recipe(arch):
     if arch in HAND_BUILT: return 40, 64, 3e-3
     return 4, 32, None
 
-def _check_options(arch, epochs, ground, views, strength, teacher, scenes):
+def _check_options(arch, epochs, ground, views, strength, teacher):
     "`ValueError` for what `train_model` can't do"
     by_hand = arch in HAND_BUILT
     if not 0 <= ground <= 1: raise ValueError(f'ground={ground}: a probability, 0 to 1')
@@ -345,14 +339,13 @@ def _check_options(arch, epochs, ground, views, strength, teacher, scenes):
     if views < 1: raise ValueError(f'views={views}: must be 1 or more')
     if strength is not None and not strength > 0: raise ValueError(f'strength={strength}: must be more than 0')
     if teacher and not by_hand: raise ValueError(f"teacher='{teacher}': only {' and '.join(HAND_BUILT)} are taught, {arch} has weights of its own")
-    if scenes and not teacher: raise ValueError("scenes have no labels, only a teacher can say what they show; name one, such as teacher='mobilenetv2_100'")
     if epochs < (1 if by_hand else 0): raise ValueError(f'epochs={epochs}: {arch} needs at least one' if by_hand else f'epochs={epochs}: must be 0 or more')
 
-def _learner(folder, splits, arch, size, bs, weights, pretrained, teacher, ground, backgrounds, scenes, progress):
+def _learner(folder, splits, arch, size, bs, weights, pretrained, teacher, ground, backgrounds, progress):
     "The learner that `train_model` trains"
     grounds = dict(ground=ground, backgrounds=backgrounds)
     if teacher:
-        dls = taught_dataloaders(folder, teacher, weights, pretrained, size=size, bs=bs, splits=splits, augment=[Augment(**TAUGHT | grounds)], scenes=scenes, progress=progress)
+        dls = taught_dataloaders(folder, teacher, weights, pretrained, size=size, bs=bs, splits=splits, augment=[Augment(**TAUGHT | grounds)], progress=progress)
         return pupil_learner(dls, arch)
     dls = dataloaders(folder, size=size, bs=bs, splits=splits, augment=[Augment(**grounds, **({} if arch in ('gear_cnn', 'challenge_cnn') else _BRIEF))])
     return cnn_learner(dls, arch) if arch in HAND_BUILT else transfer_learner(dls, arch, weights, pretrained)
@@ -412,7 +405,6 @@ def train_model(
     teacher: str = None,  # timm name of a backbone that teaches the hand-built network, see `distill`
     ground: float = None,  # probability that a training photo is cut out and laid on another ground, see `augment`; default: 0; .5 with a teacher or backgrounds
     backgrounds=None,  # folder of pictures to lay them on; default: generated textures
-    scenes: list = (),  # folders of pictures of anything, or lists of such files, of which the teacher says what they show, see `take_lessons`
     half: bool = False,  # keep the weights in half precision: half the size on disk
     resume: bool = False,  # go on where an interrupted run with the same settings stopped
     patience: int = None,  # stop when the validation loss has not got better for so many epochs
@@ -424,13 +416,11 @@ def train_model(
     usual = _recipe(arch)
     epochs, size, bs, lr = ifnone(epochs, usual[0]), size or usual_size(arch), bs or usual[1], lr or usual[2]
     if ground is None: ground = TAUGHT['ground'] if teacher else .5 if backgrounds else 0.
-    _check_options(arch, epochs, ground, views, strength, teacher, scenes)
+    _check_options(arch, epochs, ground, views, strength, teacher)
     progress, rank, ranks = progress and not rank_distrib(), rank_distrib(), max(num_distrib(), 1)
     splits = from_rank0(lambda: _splits_of(folder, split, seed, progress))
     bs, each = _shares(splits, bs, ranks)
-    scenes = from_rank0(lambda: scene_files(scenes, folder, splits))
-    seen = from_rank0(lambda: _scenes_in_words(scenes))
-    about = from_rank0(lambda: _about(splits, folder, arch=arch, epochs=epochs, size=size, bs=bs, lr=lr, seed=seed, teacher=teacher, ground=ground, scenes=seen, views=views, strength=strength))
+    about = from_rank0(lambda: _about(splits, folder, arch=arch, epochs=epochs, size=size, bs=bs, lr=lr, seed=seed, teacher=teacher, ground=ground, views=views, strength=strength))
     from_rank0(lambda: clear_leftovers(out))
     checkpoint = Checkpoint(_beside(out), resume, about)
     if resume and not checkpoint.state and (rows := from_rank0(lambda: _finished(out, about, patience))):
@@ -438,10 +428,10 @@ def train_model(
         learn.recorder.history = rows
         return learn
     set_seed(seed, reproducible=True)
-    learn = _learner(folder, splits, arch, size, each, weights, pretrained, teacher, ground, backgrounds, scenes, progress)
+    learn = _learner(folder, splits, arch, size, each, weights, pretrained, teacher, ground, backgrounds, progress)
     from_rank0(lambda: _begin(out, checkpoint, resume))
     if checkpoint.state: checkpoint.restore(learn)
-    how = dict(notes=dict(seed=seed, epochs=epochs, bs=bs, lr=lr, teacher=teacher, pretrained=pretrained, ground=ground, scenes=seen, views=views, strength=strength), half=half)
+    how = dict(notes=dict(seed=seed, epochs=epochs, bs=bs, lr=lr, teacher=teacher, pretrained=pretrained, ground=ground, views=views, strength=strength), half=half)
     cbs = [checkpoint, *([EarlyStoppingCallback(patience=patience)] if patience else []), *L(cbs)]
     head = dict(freeze_epochs=views) | (dict(strengths=(strength,)) if strength else {})
     _fit(learn, epochs, lr, head, cbs, SaveBest(out, **how), seed, progress)
