@@ -36,7 +36,7 @@ class Lessons(DataLoader):
         return TensorImage(x), opinions, features.float(), TensorCategory(y)
 
 # %% ../nbs/04b_distill.ipynb #d916bda1
-TAUGHT = dict(scale=(.4, 1.8), shift=.2, shear=.1, stretch=.08, hue=.1, saturation=.5, strength=.3, cover=.1, ground=.5)  # how `take_lessons` varies photos: much, since the teacher says what is still to be seen in them
+TAUGHT = dict(scale=(.4, 1.8), shift=.2, shear=.1, stretch=.08, hue=.1, saturation=.5, strength=.3, cover=.1, several=.15, ground=.5)  # how `take_lessons` varies photos: much, since the teacher says what is still to be seen in them
 
 @torch.no_grad()
 def take_lessons(
