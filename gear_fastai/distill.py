@@ -42,7 +42,7 @@ TAUGHT = dict(scale=(.4, 1.8), shift=.2, shear=.1, stretch=.08, hue=.1, saturati
 def take_lessons(
     teacher: Learner,  # trained, with `dls` of `data.dataloaders`
     size: int = 96,  # side of the pupil's pictures, pixels
-    variations: int = 12,  # of each photo, itself the first of them
+    variations: int = 24,  # of each photo, itself the first of them; each takes 3·size² bytes of memory a photo
     augment: list = None,  # batch transforms that vary the photos; default: `Augment`, with other grounds for many
     bs: int = 32,  # photos a batch
 ) -> DataLoaders:  # to train a pupil on; `valid` and all else as `data.dataloaders` has it
@@ -107,7 +107,7 @@ def taught_dataloaders(
     size: int = 96,  # side of the pupil's
     bs: int = 32,  # photos a batch
     splits: pd.DataFrame = None,  # default: the dataset's manifest
-    variations: int = 12,  # of each photo
+    variations: int = 24,  # of each photo, see `take_lessons`
     augment: list = None,  # batch transforms that vary the photos, see `take_lessons`
     progress: bool = True,  # tell what is being done
 ) -> DataLoaders:
