@@ -68,7 +68,7 @@ def random_grounds(
 
 # %% ../nbs/00a_augment.ipynb #2509bf8f
 def _opacity(negative, mask):
-    "How much of the ground a photo hides, 0 to 1: of white it lets through what a pixel at the rim is lighter than the darkest beside it (n, 1, H, W)"
+    "How much of the ground each pixel hides, 0 to 1, (n, 1, H, W): the product all, one at its rim as much as it is dark beside the darkest near it"
     dark = negative.amax(1, keepdim=True)
     darkest, rim = F.max_pool2d(dark*mask, 5, 1, 2), F.max_pool2d(1 - mask, 5, 1, 2)*mask
     return torch.where(rim > 0, (dark/darkest.clamp_min(.1)).clamp(0, 1), mask)
@@ -132,12 +132,12 @@ def _cover(x, p):
 # %% ../nbs/00a_augment.ipynb #401b075b
 def _repeated(m, down, across):
     "The grid of warps `m` (n, 2, 3) for pictures that show what they show in two or three columns, and in one row or two: (n, 2, H, W)"
-    n, copies = len(m), torch.randint(2, 4, (len(m), 1, 1))
-    apart, rows = torch.empty(n, 1, 1).uniform_(1.6, 2.2), torch.randint(1, 3, (n, 1, 1))
+    n = len(m)
+    copies, apart, rows = (t.to(m) for t in (torch.randint(2, 4, (n, 1, 1)), _between(1.6, 2.2, n), torch.randint(1, 3, (n, 1, 1))))
     def wrapped(c, k):
         "Coordinates of each of `k` copies, `apart` from one another; outside of all, out of sight"
-        c = copies.to(c)*c
-        return torch.where(c.abs() > apart.to(c)*k.to(c)/2, 9., (c + apart.to(c)*k.to(c)/2) % apart.to(c) - apart.to(c)/2)
+        c, half = copies*c, apart*k/2
+        return torch.where(c.abs() > half, 9., (c + half) % apart - apart/2)
     u, v = wrapped(across[None, None, :], copies), wrapped(down[None, :, None], rows)
     return m[:, :, 0, None, None]*u[:, None] + m[:, :, 1, None, None]*v[:, None] + m[:, :, 2, None, None]
 
