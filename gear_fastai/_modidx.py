@@ -13,7 +13,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'gear_fastai.augment.Augment._on_grounds': ( 'augment.html#augment._on_grounds',
                                                                                   'gear_fastai/augment.py'),
                                      'gear_fastai.augment.Augment._warp': ('augment.html#augment._warp', 'gear_fastai/augment.py'),
-                                     'gear_fastai.augment.Augment._whole': ('augment.html#augment._whole', 'gear_fastai/augment.py'),
                                      'gear_fastai.augment.Augment.encodes': ('augment.html#augment.encodes', 'gear_fastai/augment.py'),
                                      'gear_fastai.augment._between': ('augment.html#_between', 'gear_fastai/augment.py'),
                                      'gear_fastai.augment._colours': ('augment.html#_colours', 'gear_fastai/augment.py'),

@@ -131,15 +131,15 @@ def _cover(x, p):
 
 # %% ../nbs/00a_augment.ipynb #401b075b
 def _repeated(m, down, across):
-    "The grid of warps `m` (n, 2, 3) for pictures that show what they show in two or three columns, and in one row or two: (n, 2, H, W)"
-    n = len(m)
+    "The grid (n, 2, H, W) of linear maps `m` (n, 2, 2), zooming in undone, for pictures that show what they show in two or three columns, and in one row or two"
+    n, m = len(m), m/m.norm(dim=1, keepdim=True).amin(2, keepdim=True).clamp_max(1)
     copies, apart, rows = (t.to(m) for t in (torch.randint(2, 4, (n, 1, 1)), _between(1.6, 2.2, n), torch.randint(1, 3, (n, 1, 1))))
     def wrapped(c, k):
         "Coordinates of each of `k` copies, `apart` from one another; outside of all, out of sight"
         c, half = copies*c, apart*k/2
         return torch.where(c.abs() > half, 9., (c + half) % apart - apart/2)
     u, v = wrapped(across[None, None, :], copies), wrapped(down[None, :, None], rows)
-    return m[:, :, 0, None, None]*u[:, None] + m[:, :, 1, None, None]*v[:, None] + m[:, :, 2, None, None]
+    return m[:, :, 0, None, None]*u[:, None] + m[:, :, 1, None, None]*v[:, None]
 
 # %% ../nbs/00a_augment.ipynb #689c5411
 class Augment(RandTransform):
@@ -173,16 +173,9 @@ class Augment(RandTransform):
         m = torch.stack(rows, 1).view(n, 2, 3, 1).to(x.device)
         down, across = ((torch.arange(side, device=x.device) + .5)*2/side - 1 for side in x.shape[2:])
         k = torch.nonzero(torch.rand(n) < self.several).flatten() if self.several else ()
-        if len(k): m[k] = self._whole(m[k])
         grid = (m[:, :, 1]*down + m[:, :, 2])[..., None] + (m[:, :, 0]*across)[:, :, None]          # torch's `affine_grid` takes ten times as long
-        if len(k): grid[k] = _repeated(m[k, :, :, 0], down, across)
+        if len(k): grid[k] = _repeated(m[k, :, :2, 0], down, across)
         return F.grid_sample(x, grid.movedim(1, -1), mode='bilinear', padding_mode='zeros', align_corners=False)
-
-    @staticmethod
-    def _whole(m):
-        "Warps `m` (n, 2, 3, 1), without zooming in and shifting"
-        closer = m[:, :, :2].square().sum(1, keepdim=True).amin(2, keepdim=True).sqrt()
-        return torch.cat([m[:, :, :2]/closer.clamp_max(1), 0*m[:, :, 2:]], 2)
 
     def _on_grounds(self, x, alpha, k):
         "Photos `k` of `x`, which let the ground through by `1 - alpha`, in other light on other grounds"
