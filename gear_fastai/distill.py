@@ -93,7 +93,7 @@ def pupil_learner(
 ) -> Learner:
     "A `cnn_learner` that learns opinions, labels and, if its own are pooled, features; the layer that guesses them, `model.imitate`, is not saved"
     learn = cnn_learner(dls, arch, **dict(dict(loss_func=TaughtLoss(), model_args=dict(drop_rate=0.)), **kwargs))
-    if isinstance(learn.model, GearCNN): learn.model.imitate = nn.Linear(learn.model.num_features, dls.train.features.shape[-1])
+    if isinstance(learn.model, GearCNN): learn.model.imitate = nn.Linear(learn.model.num_features, dls.train.features.shape[-1], device=dls.device)
     return learn
 
 
