@@ -7,6 +7,7 @@ __all__ = ['product_mask', 'random_grounds', 'load_grounds', 'crop_grounds', 'Au
 
 # %% ../nbs/00a_augment.ipynb #18998ca5
 import math, warnings
+from functools import reduce
 import numpy as np
 from PIL import ImageOps
 from scipy import ndimage
@@ -18,7 +19,7 @@ def product_mask(
     photo: np.ndarray,  # uint8, (H, W, 3), a product on white
 ) -> np.ndarray:  # bool, (H, W): the product
     "All but the nearly white ground that is joined to the border, and larger holes of pure white"
-    low, high = photo.min(-1), photo.max(-1)
+    low, high = (reduce(f, np.moveaxis(photo, -1, 0)) for f in (np.minimum, np.maximum))           # `min(-1)` takes twenty times as long
     white = (low >= 238) & (high - low < 12)
     ground = (parts := ndimage.label(np.pad(white, 1, constant_values=True))[0])[1:-1, 1:-1] == parts[0, 0]
     holes, n = ndimage.label(white & ~ground)
@@ -173,7 +174,7 @@ class Augment(RandTransform):
         m = torch.stack(rows, 1).view(n, 2, 3, 1).to(x.device)
         down, across = ((torch.arange(side, device=x.device) + .5)*2/side - 1 for side in x.shape[2:])
         k = torch.nonzero(torch.rand(n) < self.several).flatten() if self.several else ()
-        grid = (m[:, :, 1]*down + m[:, :, 2])[..., None] + (m[:, :, 0]*across)[:, :, None]          # torch's `affine_grid` takes ten times as long
+        grid = (m[:, :, 1]*down + m[:, :, 2])[..., None] + (m[:, :, 0]*across)[:, :, None]          # torch's `affine_grid` takes twenty times as long
         if len(k): grid[k] = _repeated(m[k, :, :2, 0], down, across)
         return F.grid_sample(x, grid.movedim(1, -1), mode='bilinear', padding_mode='zeros', align_corners=False)
 
