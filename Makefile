@@ -51,8 +51,8 @@ licences: .venv/installed-dev $(TOOLS)  ## .github/LICENCES.md, of what settings
 	$(TOOLS)/bin/pip-licenses --python $(BIN)/python --from mixed --format markdown --with-urls --no-version --packages \
 	  $$(sed -n '/^requirements/,/^app/p' settings.ini | grep -oE '[A-Za-z_-]+>=' | tr -d '>=') >> .github/LICENCES.md
 
-box: .venv/installed-dev  ## the model in the box, anew: make box GEAR_DATA=photos GEAR_WILD=other-photos GEAR_OTHERS=other-things
-	GEAR_DATA=$(abspath $(GEAR_DATA)) GEAR_WILD=$(abspath $(GEAR_WILD)) GEAR_OTHERS=$(abspath $(GEAR_OTHERS)) \
+box: .venv/installed-dev  ## the model in the box, anew: make box GEAR_DATA=photos GEAR_WILD=other-photos GEAR_OTHERS=other-things GEAR_WEIGHTS=of-the-teacher
+	GEAR_DATA=$(abspath $(GEAR_DATA)) GEAR_WILD=$(abspath $(GEAR_WILD)) GEAR_OTHERS=$(abspath $(GEAR_OTHERS)) GEAR_WEIGHTS=$(abspath $(GEAR_WEIGHTS)) \
 	  $(BIN)/nbdev-test nbs/tutorials/box.ipynb --flags real --save --cell-timeout 36000
 
 .venv/installed: settings.ini setup.py pyproject.toml

@@ -118,7 +118,7 @@ def merge(out, folders, classes):
 @click.option('--arch', default='gear_cnn', help='gear_cnn, gear_cnn_small or challenge_cnn (by hand, from scratch), or any timm name (transfer learning).')
 @click.option('--weights', default=None, help="File of pretrained weights in timm's layout.  [default: timm's hub]")
 @click.option('--pretrained/--no-pretrained', default=True, help='Pretrained or random weights for a timm backbone.')
-@click.option('--epochs', type=click.IntRange(0), default=None, help='0 with a timm name: the head alone, on frozen features.  [default: 40 by hand (12 for gear_cnn_small), 4 with a backbone]')
+@click.option('--epochs', type=click.IntRange(0), default=None, help='0 with a timm name: the head alone, on frozen features.  [default: 40 by hand (12 for gear_cnn_small, 100 with --teacher), 4 with a backbone]')
 @click.option('--size', type=click.IntRange(32), default=None, help='Side of the photos, pixels.  [default: 96 by hand (64 for gear_cnn_small), 160 with a backbone]')
 @click.option('--bs', type=click.IntRange(2), default=None, help='Photos a batch, of all processes together.  [default: 64 by hand, 32 with a backbone]')
 @click.option('--lr', type=float, default=None, help='Largest learning rate.')

@@ -325,11 +325,11 @@ def _reporting(learn, progress):
 # %% ../nbs/05_model.ipynb #b42a09a7
 _BRIEF = dict(turn=10, scale=(.8, 1.35), shift=.08, hue=.06, saturation=.3, strength=.2, grey=.02, cover=0)      # as much variation as few epochs can learn from
 
-def _recipe(arch):
+def _recipe(arch, teacher):
     "What `train_model` does unless told otherwise: epochs, photos a batch, learning rate"
-    if arch == 'gear_cnn_small': return 12, 64, 1e-2
-    if arch in HAND_BUILT: return 40, 64, 3e-3
-    return 4, 32, None
+    if arch not in HAND_BUILT: return 4, 32, None
+    epochs, lr = (12, 1e-2) if arch == 'gear_cnn_small' else (40, 3e-3)
+    return 100 if teacher else epochs, 64, lr                   # a pupil is patient
 
 def _check_options(arch, epochs, ground, views, strength, teacher):
     "`ValueError` for what `train_model` can't do"
@@ -394,7 +394,7 @@ def train_model(
     out=None,  # model folder to write; default: models/<arch>
     weights=None,  # file of pretrained weights for a timm backbone (the teacher's, if there is one); default: timm's hub
     pretrained: bool = True,  # False: random weights for a timm backbone
-    epochs: int = None,  # default: 40 by hand (12 for gear_cnn_small), 4 of `fine_tune` with a backbone; 0: a backbone's head alone
+    epochs: int = None,  # default: 40 by hand (12 for gear_cnn_small, 100 with a teacher), 4 of `fine_tune` with a backbone; 0: a backbone's head alone
     size: int = None,  # side of the photos, pixels; default: `usual_size(arch)`
     bs: int = None,  # photos a batch, of all processes together; default: 64 by hand, 32 with a backbone
     lr: float = None,  # largest learning rate; default: 3e-3 by hand (1e-2 for gear_cnn_small), `fine_tune`'s with a backbone
@@ -413,7 +413,7 @@ def train_model(
 ) -> Learner:  # trained; the model folder holds its best epoch
     "Split, train, and save the best epoch's model as it appears"
     out = Path(out or f'models/{arch}')
-    usual = _recipe(arch)
+    usual = _recipe(arch, teacher)
     epochs, size, bs, lr = ifnone(epochs, usual[0]), size or usual_size(arch), bs or usual[1], lr or usual[2]
     if ground is None: ground = TAUGHT['ground'] if teacher else .5 if backgrounds else 0.
     _check_options(arch, epochs, ground, views, strength, teacher)
