@@ -229,7 +229,9 @@ def test_lab_in_two_widths(lab_page, photos):
         choose(page, photos[:3]); finished(page, 3)
         assert page.evaluate("() => { const u = document.querySelector('.gear-uploader'); return u.scrollWidth <= u.clientWidth + 1 }")
         page.locator('.gear-drop').scroll_into_view_if_needed()
-        if SHOTS: page.screenshot(path=f'{SHOTS}/lab_{width}.png')
+        if SHOTS:
+            page.add_style_tag(content='.Toastify { display: none }')               # Jupyter's own questions
+            page.screenshot(path=f'{SHOTS}/lab_{width}.png')
     page.set_viewport_size(dict(width=1280, height=900))
 
 
