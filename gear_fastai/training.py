@@ -120,7 +120,7 @@ def fast_bf16() -> bool:
     return getattr(torch.cpu, '_is_amx_tile_supported', lambda: False)()
 
 class Autocast(Callback):
-    "Run the network's forward pass in bfloat16; the loss stays in float32. A batch that is interrupted leaves nothing switched on"
+    "Run the network's forward pass in bfloat16; the loss stays in float32"
     order = 10
     def __init__(self,
         device: str = 'cpu',  # or 'cuda'
