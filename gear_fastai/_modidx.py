@@ -396,6 +396,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'gear_fastai.model._shares': ('model.html#_shares', 'gear_fastai/model.py'),
                                    'gear_fastai.model._splits_of': ('model.html#_splits_of', 'gear_fastai/model.py'),
                                    'gear_fastai.model._together': ('model.html#_together', 'gear_fastai/model.py'),
+                                   'gear_fastai.model._variation': ('model.html#_variation', 'gear_fastai/model.py'),
                                    'gear_fastai.model.export_onnx': ('model.html#export_onnx', 'gear_fastai/model.py'),
                                    'gear_fastai.model.fingerprint': ('model.html#fingerprint', 'gear_fastai/model.py'),
                                    'gear_fastai.model.load_learner_from': ('model.html#load_learner_from', 'gear_fastai/model.py'),

@@ -331,6 +331,10 @@ def _recipe(arch, teacher):
     epochs, lr = dict(gear_cnn_small=(12, 1e-2), gear_cnn_192=(60, 6e-3)).get(arch, (40, 3e-3))
     return 100 if teacher else epochs, 64, lr                   # a pupil is patient
 
+def _variation(arch):
+    "What `Augment` is given for `arch`, without a teacher"
+    return _BRIEF if arch == 'gear_cnn_small' or arch not in HAND_BUILT else {}
+
 def _check_options(arch, epochs, ground, views, strength, teacher):
     "`ValueError` for what `train_model` can't do"
     by_hand = arch in HAND_BUILT
@@ -347,7 +351,7 @@ def _learner(folder, splits, arch, size, bs, weights, pretrained, teacher, groun
     if teacher:
         dls = taught_dataloaders(folder, teacher, weights, pretrained, size=size, bs=bs, splits=splits, augment=[Augment(**TAUGHT | grounds)], progress=progress)
         return pupil_learner(dls, arch)
-    dls = dataloaders(folder, size=size, bs=bs, splits=splits, augment=[Augment(**grounds, **({} if arch in HAND_BUILT and arch != 'gear_cnn_small' else _BRIEF))])
+    dls = dataloaders(folder, size=size, bs=bs, splits=splits, augment=[Augment(**grounds, **_variation(arch))])
     return cnn_learner(dls, arch) if arch in HAND_BUILT else transfer_learner(dls, arch, weights, pretrained)
 
 # %% ../nbs/05_model.ipynb #abb83ff5
