@@ -158,7 +158,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'gear_fastai.cnn.cnn_learner': ('cnn.html#cnn_learner', 'gear_fastai/cnn.py'),
                                  'gear_fastai.cnn.conv': ('cnn.html#conv', 'gear_fastai/cnn.py'),
                                  'gear_fastai.cnn.gear_cnn': ('cnn.html#gear_cnn', 'gear_fastai/cnn.py'),
-                                 'gear_fastai.cnn.gear_cnn_192': ('cnn.html#gear_cnn_192', 'gear_fastai/cnn.py'),
+                                 'gear_fastai.cnn.gear_cnn_160': ('cnn.html#gear_cnn_160', 'gear_fastai/cnn.py'),
                                  'gear_fastai.cnn.gear_cnn_small': ('cnn.html#gear_cnn_small', 'gear_fastai/cnn.py'),
                                  'gear_fastai.cnn.muon': ('cnn.html#muon', 'gear_fastai/cnn.py')},
             'gear_fastai.compare': { 'gear_fastai.compare._measure': ('compare.html#_measure', 'gear_fastai/compare.py'),

@@ -11,7 +11,7 @@ import contextlib, errno, functools, hashlib, json, math, os, re, shutil
 from pathlib import Path
 
 # %% ../nbs/04a_folder.ipynb #98fb7158
-HAND_BUILT = dict(gear_cnn=96, gear_cnn_192=192, gear_cnn_small=64, challenge_cnn=96)  # the side of their photos
+HAND_BUILT = dict(gear_cnn=96, gear_cnn_160=160, gear_cnn_small=64, challenge_cnn=96)  # the side of their photos
 
 def usual_size(
     arch: str,  # one of `HAND_BUILT`, or a timm name

@@ -328,7 +328,7 @@ _BRIEF = dict(turn=10, scale=(.8, 1.35), shift=.08, hue=.06, saturation=.3, stre
 def _recipe(arch, teacher):
     "What `train_model` does unless told otherwise: epochs, photos a batch, learning rate"
     if arch not in HAND_BUILT: return 4, 32, None
-    epochs, lr = dict(gear_cnn_small=(12, 1e-2), gear_cnn_192=(60, 6e-3)).get(arch, (40, 3e-3))
+    epochs, lr = dict(gear_cnn_small=(12, 1e-2), gear_cnn_160=(55, 1e-2)).get(arch, (40, 3e-3))
     return 100 if teacher else epochs, 64, lr                   # a pupil is patient
 
 def _variation(arch):
@@ -394,14 +394,14 @@ def _fit(learn, epochs, lr, head, cbs, saver, seed, progress):
 @on_all_ranks
 def train_model(
     folder,  # a dataset
-    arch: str = 'gear_cnn',  # 'gear_cnn', 'gear_cnn_192', 'gear_cnn_small' or 'challenge_cnn', from scratch; or any timm name, with `fine_tune`
+    arch: str = 'gear_cnn',  # 'gear_cnn', 'gear_cnn_160', 'gear_cnn_small' or 'challenge_cnn', from scratch; or any timm name, with `fine_tune`
     out=None,  # model folder to write; default: models/<arch>
     weights=None,  # file of pretrained weights for a timm backbone (the teacher's, if there is one); default: timm's hub
     pretrained: bool = True,  # False: random weights for a timm backbone
-    epochs: int = None,  # default: 40 by hand (60 for gear_cnn_192, 12 for gear_cnn_small, 100 with a teacher), 4 of `fine_tune` with a backbone; 0: a backbone's head alone
+    epochs: int = None,  # default: 40 by hand (55 for gear_cnn_160, 12 for gear_cnn_small, 100 with a teacher), 4 of `fine_tune` with a backbone; 0: a backbone's head alone
     size: int = None,  # side of the photos, pixels; default: `usual_size(arch)`
     bs: int = None,  # photos a batch, of all processes together; default: 64 by hand, 32 with a backbone
-    lr: float = None,  # largest learning rate; default: 3e-3 by hand (6e-3 for gear_cnn_192, 1e-2 for gear_cnn_small), `fine_tune`'s with a backbone
+    lr: float = None,  # largest learning rate; default: 3e-3 by hand (1e-2 for gear_cnn_160 and gear_cnn_small), `fine_tune`'s with a backbone
     seed: int = 42,  # of the split (if there is none yet), the weights, the order and augmentation of the photos
     split: str = 'grouped',  # or 'random', if there is no manifest yet; or a table of splits to use
     views: int = 1,  # of each photo that a backbone's head is found on: itself, and augmented ones; more take longer and make it better

@@ -157,10 +157,10 @@ def set_normalize(
     mean: tuple,  # 3 numbers, of values in [0, 1]
     std: tuple,  # 3 numbers
 ):
-    "Make all of `dls` normalise with `mean` and `std`"
+    "Make all of `dls` normalise with `mean` and `std`; not at all with 0 and 1, which would change nothing"
     for dl in dls.loaders:
         dl.after_batch.fs = dl.after_batch.fs.filter(lambda t: not isinstance(t, Normalize))
-        dl.after_batch.add([Normalize.from_stats(mean, std)])
+        if any(mean) or set(std) != {1}: dl.after_batch.add([Normalize.from_stats(mean, std)])
 
 def photo_learner(
     dls: DataLoaders,
