@@ -55,6 +55,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'gear_fastai.bulk._in_memory': ('bulk.html#_in_memory', 'gear_fastai/bulk.py'),
                                   'gear_fastai.bulk._is_photo': ('bulk.html#_is_photo', 'gear_fastai/bulk.py'),
                                   'gear_fastai.bulk._join': ('bulk.html#_join', 'gear_fastai/bulk.py'),
+                                  'gear_fastai.bulk._keep_token_private': ('bulk.html#_keep_token_private', 'gear_fastai/bulk.py'),
                                   'gear_fastai.bulk._list_all': ('bulk.html#_list_all', 'gear_fastai/bulk.py'),
                                   'gear_fastai.bulk._local_ray': ('bulk.html#_local_ray', 'gear_fastai/bulk.py'),
                                   'gear_fastai.bulk._make_plan': ('bulk.html#_make_plan', 'gear_fastai/bulk.py'),

@@ -326,11 +326,11 @@ def _keep_checkpoint(folder, kept):
     warnings.warn(f'{folder}: a run of that name was interrupted; it is kept as {kept}, and goes on with --resume --out {kept}')
 
 def _make_way(run, out):
-    "Rename what an interrupted run left under the name `run`, `mine.new` → `mine.1`"
-    if not (run.exists() or _beside(run).exists()): return
+    "Rename what an interrupted run left under the name `run`, `mine.new` → `mine.1`; an empty `mine.new` says that a run has begun"
     kept = _free_name(out)
-    if run.exists(): run.rename(kept)
+    if (run/'gear.json').is_file(): run.rename(kept)
     _keep_checkpoint(run, kept)
+    if run != out: run.mkdir(exist_ok=True)
 
 def _promote(run, out):
     "Put the finished model `run` in the place of `out`, which is kept under another name"
@@ -364,10 +364,9 @@ def _finished(out, about, patience):
 
 def _complete(out, about, patience):
     "The history of a complete model `out`; one that was complete but not yet in its place is put there"
-    for folder in (_new(out), out):
-        if (rows := _finished(folder, about, patience)):
-            _promote(folder, out)
-            return rows
+    last = _new(out) if _new(out).exists() else out             # what the last run wrote
+    if (rows := _finished(last, about, patience)): _promote(last, out)
+    return rows
 
 @contextlib.contextmanager
 def _reporting(learn, progress):
