@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'MAX_PIXELS', 'SUFFIXES', 'PhotoError', 'open_photo', 'square', 'to_array', 'normalize', 'thumbnail',
-           'list_photos']
+           'left_out_words', 'list_photos']
 
 # %% ../nbs/00_photo.ipynb #5332c34a
-import io, os
+import io, os, re, stat
+from collections import Counter
 from pathlib import Path
 import numpy as np
-from PIL import Image, ImageOps, AvifImagePlugin, TiffImagePlugin, WebPImagePlugin  # the last three: to be ready for `formats`
+from PIL import Image, ImageOps, BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin  # the plugins: to be ready for `formats`
+from PIL import AvifImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 # %% ../nbs/00_photo.ipynb #788319c7
 class PhotoError(ValueError):
@@ -47,7 +49,15 @@ def _from_tensor(t):
     return _from_array(a.transpose(1, 2, 0) if a.ndim == 3 and a.shape[0] in (1, 3, 4) else a)
 
 # %% ../nbs/00_photo.ipynb #662eaa37
-FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'AVIF')  # what is decoded; anything else is refused unread
+FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'AVIF', 'HEIF')  # what is decoded; anything else is refused unread
+
+def _is_heif(start): return start[4:8] == b'ftyp' and start[8:12] in (b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'hevm', b'hevs', b'mif1', b'msf1')
+
+def _open_heif(fp, filename=None):
+    from pillow_heif import HeifImageFile          # here, since most never see such a photo
+    return HeifImageFile(fp, filename)
+
+if 'HEIF' not in Image.OPEN: Image.register_open('HEIF', _open_heif, _is_heif)
 
 def _from_file(src):
     "The undecoded PIL image in a path, bytes or binary file object"
@@ -110,7 +120,7 @@ def open_photo(
     except Image.DecompressionBombError: raise PhotoError(f'{_name(src)}: too large (more than {2*Image.MAX_IMAGE_PIXELS // 10**6} million pixels)') from None
     except PermissionError: raise PhotoError(f'{_name(src)}: no permission to read it') from None
     except Image.UnidentifiedImageError: raise PhotoError(f'{_name(src)}: not a picture ({", ".join(FORMATS)})') from None
-    except Exception as e: raise PhotoError(f'{_name(src)}: unreadable picture ({str(e) or type(e).__name__})') from e
+    except Exception as e: raise PhotoError(f'{_name(src)}: unreadable picture ({" ".join(str(e).split()) or type(e).__name__})') from e
 
 # %% ../nbs/00_photo.ipynb #6162e875
 def square(
@@ -156,21 +166,74 @@ def thumbnail(
     return buf.getvalue()
 
 # %% ../nbs/00_photo.ipynb #dd2cb25e
-SUFFIXES = {'.jpg', '.jpeg', '.jfif', '.png', '.webp', '.gif', '.bmp', '.tif', '.tiff', '.avif'}
+SUFFIXES = {'.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.gif', '.bmp', '.tif', '.tiff', '.avif', '.heic', '.heif', '.hif'}
+_PROGRAMS = {'@eadir', '#recycle', '@recycle', '#snapshot', '$recycle.bin', 'recycler', 'system volume information', '__macosx', 'lost+found', '__pycache__'}
+_RAW = set('.3fr .arw .cr2 .dcr .dng .erf .fff .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raw .rw2 .rwl .sr2 .srf .srw .thm'.split())  # a TIFF or JPEG inside, but a preview at best
+_UNFINISHED = {'.part', '.partial', '.crdownload', '.download', '.tmp'}
+_BESIDE = set('.csv .tsv .json .jsonl .txt .md .html .xml .yaml .yml .toml .ini .cfg .log .parquet .py .ipynb .xmp .aae .db .info .url .lnk'.split())  # notes, tables and settings beside photos
 
-def list_photos(
-    folder,  # searched with its sub-folders
-    suffixes: set = SUFFIXES,  # of the files that are wanted, in lower case
-) -> iter:  # of `Path`, sorted within each folder
-    "Stream the photos in `folder`: files by suffix, hidden ones left out, locked folders as they are; `PhotoError` if there is no such folder"
-    if not os.path.isdir(folder): raise PhotoError(f'{folder}: no such folder')
-    if not _may_look(folder): raise PhotoError(f'{folder}: no permission to look into it')
+def _suffix(name):
+    "The suffix of a file's name in lower case; '' if what follows the last dot is none"
+    suffix = os.path.splitext(name)[1].lower()
+    return suffix if re.fullmatch(r'\.\w{1,10}', suffix) else ''
+
+def _starts_like_photo(path):
+    "Does a file begin as those of a supported format do?"
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode): return False           # reading from a pipe would wait forever
+        with open(path, 'rb') as f: start = f.read(18)
+    except OSError: return False
+    if start[:2] == b'BM': return start[14:18] in (b'\x0c\0\0\0', b'\x28\0\0\0', b'\x6c\0\0\0', b'\x7c\0\0\0')     # many texts begin with BM
+    return any(Image.OPEN[f][1](start[:16]) for f in FORMATS if f != 'BMP')
+
+def _is_photo(path, suffixes):
+    "Is a file wanted, by its suffix or else by its content?"
+    suffix = _suffix(path.name)
+    if suffix in suffixes: return True
+    return SUFFIXES <= suffixes and suffix not in _RAW | _UNFINISHED | _BESIDE and _starts_like_photo(path)
+
+# %% ../nbs/00_photo.ipynb #d62211c7
+def _is_beside(name): return _suffix(name) in _BESIDE or name.lower() in ('readme', 'license', 'licence', 'makefile', 'icon\r')
+
+def left_out_words(
+    left_out,  # suffix → number of files, as `list_photos` counts them
+) -> str:  # '' if there are none
+    "Say which files are not photos, such as 'left out: 5 .mov, 2 .pdf'"
+    ranked = sorted(left_out.items(), key=lambda kv: (-kv[1], kv[0]))
+    words = [f'{n} {suffix}' for suffix, n in ranked[:8]]
+    if len(ranked) > 8: words.append(f'{sum(n for _, n in ranked[8:])} others')
+    return f'left out: {", ".join(words)}' if words else ''
+
+# %% ../nbs/00_photo.ipynb #196e6b45
+def _is_ours(root, dirs, files):
+    "Did this package write the folder `root`: a saved model, or a catalogue of scores?"
+    if 'gear.json' in files or '_plan' in dirs and os.path.isfile(os.path.join(root, '_plan', 'plan.json')): return True
+    if '_SUCCESS' not in files: return False
+    with open(os.path.join(root, '_SUCCESS'), 'rb') as f: return f.read(1) == b'{'      # other programs leave it empty
+
+def _folders(top):
+    "Stream (folder, sub-folders, files) of all folders to search, sorted"
     seen = set()
-    for root, dirs, files in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(root)) in seen:                # a link back to where we were
+    for root, dirs, files in os.walk(top, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen or root != top and _is_ours(root, dirs, files):     # a link back to where we were, or our own
             dirs.clear()
             continue
         seen.add(real)
-        dirs[:] = sorted(d for d in dirs if not d.startswith('.'))
-        yield from (Path(root)/d for d in dirs if not _may_look(Path(root)/d))      # opening it will tell that it is locked
-        yield from (Path(root)/f for f in sorted(files) if not f.startswith('.') and Path(f).suffix.lower() in suffixes)
+        dirs[:] = sorted(d for d in dirs if not d.startswith('.') and d.lower() not in _PROGRAMS)
+        yield Path(root), dirs, sorted(f for f in files if not f.startswith('.') and f != 'demo-predictions.png')
+
+def list_photos(
+    folder,  # searched with its sub-folders
+    suffixes: set = SUFFIXES,  # of the files that are wanted, in lower case; if all of `SUFFIXES` are, other files are looked into
+    left_out: Counter = None,  # counts the files that are no photos: suffix, or '(no suffix)' → files
+) -> iter:  # of `Path`, sorted within each folder
+    "Stream the photos in `folder`, and locked folders as they are; `PhotoError` if there is no such folder"
+    top = os.path.expanduser(folder)
+    if not os.path.isdir(top): raise PhotoError(f'{folder}: no such folder')
+    if not _may_look(top): raise PhotoError(f'{folder}: no permission to look into it')
+    for root, dirs, files in _folders(top):
+        yield from (root/d for d in dirs if not _may_look(root/d))          # opening it will tell that it is locked
+        for name in files:
+            if _is_photo(root/name, suffixes): yield root/name
+            elif left_out is not None and not _is_beside(name): left_out[_suffix(name) or '(no suffix)'] += 1
