@@ -19,7 +19,7 @@ from .calibration import calibration_error
 from .data import DataError, MANIFEST, fold_splits, list_dataset, product, read_splits, source, split_dataset
 from .folder import read_gear
 from .inference import GearClassifier, classifier
-from .plots import drawable
+from .plots import drawable, subplots
 
 # %% ../nbs/07_evaluation.ipynb #ba2f9a82
 def photos_to_score(
@@ -219,9 +219,8 @@ class Evaluation:
 
     def plot_confusion(self, ax=None):
         "The confusion matrix as a picture"
-        import matplotlib.pyplot as plt
         m = np.array(self.confusion)
-        ax = ax or plt.subplots(figsize=(6, 6), layout='constrained')[1]
+        ax = ax or subplots(figsize=(6, 6), layout='constrained')[1]
         ax.imshow(m / np.maximum(m.sum(1, keepdims=True), 1), cmap='Blues', vmin=0, vmax=1)
         for i, j in zip(*np.nonzero(m)): ax.text(j, i, m[i, j], ha='center', va='center', color='white' if m[i, j] > m[i].sum()/2 else 'black')
         labels, text = drawable(self.labels)
