@@ -339,14 +339,34 @@ def test_the_last_of_quick_corrections_counts(place, photos, tmp_path):
 def test_a_correction_that_cannot_be_saved_changes_nothing(place, photos, tmp_path):
     page, saved, _ = place
     choose(page, photos[:1]); finished(page, 1)
-    model = labels(page)
-    saved().mkdir(parents=True, exist_ok=True)
+    page.locator('.gear-fix select').select_option('tents')
+    page.get_by_text('saved: corrected/tents').wait_for()
     (saved()/'rope').touch()                                    # a file where the class folder would be
     page.locator('.gear-fix select').select_option('rope')
-    page.get_by_text('could not be saved').wait_for()
-    assert labels(page) == model and page.locator('.gear-fix select').input_value() == ''
-    assert table(page, tmp_path)[0]['corrected'] == ''
+    page.locator('.gear-saved', has_text='could not be saved').wait_for()
+    assert labels(page) == ['tents'] and page.locator('.gear-fix select').input_value() == 'tents'
+    assert table(page, tmp_path)[0]['label'] == 'tents' and saved_files(saved) == [f'tents/{photos[0].name}']
     shutil.rmtree(saved())
+
+
+def test_a_second_window_shows_corrections_and_can_undo_them(lab_page, lab, browser, photos, tmp_path):
+    empty(lab_page)
+    choose(lab_page, photos[:2]); finished(lab_page, 2)
+    lab_page.locator('.gear-fix select').nth(0).select_option('tents')
+    lab_page.get_by_text('saved: corrected/tents').wait_for()
+    lab_page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    page = browser.new_context(viewport=dict(width=1280, height=900)).new_page()
+    page.goto(lab['url'] + 'lab/workspaces/second/tree/widget.ipynb')
+    page.locator('.jp-Notebook').wait_for(timeout=60_000)
+    for _ in range(60):
+        if page.locator('.gear-list li').count(): break
+        page.mouse.move(640, 500); page.mouse.wheel(0, 400); page.wait_for_timeout(500)
+    finished(page, 2)
+    assert labels(page) == labels(lab_page) and labels(page)[0] == 'tents'
+    page.locator('.gear-undo').nth(0).click()
+    for window in (page, lab_page): window.get_by_text('correction undone').wait_for()
+    assert labels(page) == labels(lab_page) and saved_files(lab['saved']) == []
+    page.context.close()
 
 
 def test_python_restarted_under_the_uploader(lab_page, photos):
