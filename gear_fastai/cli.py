@@ -70,11 +70,14 @@ def sample(folder, n, seed):
 
 @data.command()
 @click.argument('folder', metavar='DIR')
-@click.option('--url', default=None, help='Address of a zip archive of class folders.  [default: the published gear_images.zip]')
+@click.option('--url', default=None, help='Address of a zip archive of class folders, or a zip file on this machine.  [default: the published gear_images.zip]')
 def fetch(folder, url):
-    "Download and unpack the published photos into DIR."
-    from gear_fastai.data import GEAR_URL, fetch, list_dataset
-    with one_line_errors(): click.echo(f'{len(list_dataset(fetch(folder, url or GEAR_URL)))} photos unpacked: {folder}')
+    "Download and unpack the published photos, or those of another archive, into DIR."
+    from gear_fastai.data import GEAR_URL, fetch
+    from gear_fastai.photo import list_photos
+    with one_line_errors():
+        unpacked = sum(1 for _ in list_photos(fetch(folder, url or GEAR_URL)))
+        click.echo(f'{unpacked} photos unpacked: {folder}')
 
 @data.command()
 @click.argument('folder', metavar='DIR')
@@ -92,14 +95,17 @@ def audit(folder, as_json):
 @click.option('--valid', default=.15, help='Fraction for validation.')
 @click.option('--test', default=.15, help='Fraction for the test.')
 @click.option('--seed', default=42, help='Another seed makes another split.')
+@click.option('--add', is_flag=True, help='Add new photos to an existing manifest; all others stay on their side.')
 @click.option('--force', is_flag=True, help='Replace an existing manifest.')
-def split(folder, method, valid, test, seed, force):
+def split(folder, method, valid, test, seed, add, force):
     "Split the photos in DIR into train, valid and test: writes DIR/splits.csv."
-    from gear_fastai.data import manifest_path, split_dataset, write_splits
+    from gear_fastai.data import earlier_splits, split_dataset, write_splits
+    if add and force: raise click.UsageError('--add keeps the splits of a manifest and --force replaces them; choose one')
     with one_line_errors():
-        manifest_path(folder, force)                    # refuse before the work rather than after it
-        splits = split_dataset(folder, method, valid, test, seed, progress=sys.stderr.isatty())
-        click.echo(f"{write_splits(folder, splits, force)}: " + ', '.join(f'{v} {k}' for k, v in splits.split.value_counts().items()))
+        existing = None if force else earlier_splits(folder, add)                 # refuse before the work rather than after it
+        splits = split_dataset(folder, method, valid, test, seed, progress=sys.stderr.isatty(), existing=existing)
+        path = write_splits(folder, splits, force or existing is not None)
+        click.echo(f'{path}: ' + ', '.join(f'{v} {k}' for k, v in splits.split.value_counts().items()))
 
 @data.command()
 @click.argument('out')
