@@ -201,7 +201,7 @@ def _cross_validate(model, folder, folds, method, weights, quiet):
     return cross_validate(folder, f'{model}.cv/{method}-{folds}', folds, grouped=method == 'grouped', progress=not quiet, weights=weights, **recipe)
 
 def _extra(ev, model, folder, others, report):
-    "What the evaluation is asked for beside its figures: leaks of the split, pictures of other things, a report"
+    "What the evaluation is asked for beside its figures: photos seen in training, pictures of other things, a report"
     from gear_fastai.data import read_splits
     from gear_fastai.evaluation import manifest_of
     from gear_fastai.inference import classifier
@@ -210,14 +210,17 @@ def _extra(ev, model, folder, others, report):
     trained = read_splits(model) if (clf.folder/'splits.csv').exists() else None
     splits = manifest_of(folder, trained) if ev.how.endswith(' split') else None
     scored = score_others(clf, others, ev) if others else None
-    out = {} if splits is None else dict(leaks=leaks(splits))
+    out = {} if splits is None else dict(leaks=dict(as_split=_share(ev), random=leaks(splits)['random']))
     if scored is not None: out['others'] = scored.to_dict('index')
     if report: out['report'] = str(write_report(ev, clf, folder, report, splits, scored))
     return out
 
+def _share(ev): return None if ev.seen_in_training is None else ev.seen_in_training/ev.n
+
 def _told(extra):
     "`extra` for readers: a name and a value each"
-    if (l := extra.get('leaks')) and l['as_split'] is not None: yield 'variants of photos trained on among the test photos', f"{l['as_split']:.1%} (in a random split {l['random']:.1%})"
+    random = extra.get('leaks', {}).get('random')
+    if random is not None: yield 'test photos with variants among the training photos, in a random split', f'{random:.1%}'
     for kind, r in extra.get('others', {}).items(): yield f'other things, {kind}', f"{r['n']:.0f} pictures, not sure of {r['not_sure']:.1%}, area under the curve {r['auroc']:.3f}"
     if 'report' in extra: yield 'report', extra['report']
 
