@@ -18,7 +18,7 @@ from pathlib import Path
 import gear_fastai, numpy as np, onnxruntime
 from PIL import Image
 from .folder import ModelError, read_model
-from .photo import PhotoError, list_photos, normalize, open_photo, thumbnail, to_array
+from .photo import PhotoError, list_photos, normalize, open_photo, thumbnail, to_pixels
 
 # %% ../nbs/06_inference.ipynb #7a0547b4
 @dataclass(frozen=True)
@@ -77,9 +77,9 @@ def default_model() -> Path:
 def _path(src): return os.fspath(src) if isinstance(src, (str, os.PathLike)) else None
 def _cores(): return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
-def _try_to_array(src, size):
+def _try_to_pixels(src, size, resize):
     "The photo's pixels, or the `PhotoError` for which there are none"
-    try: return to_array(src, size)
+    try: return to_pixels(src, size, resize)
     except PhotoError as e: return e
 
 # %% ../nbs/06_inference.ipynb #28147a7e
@@ -111,6 +111,7 @@ class _SavedNetwork:
         about, self._raw = read_model(self.folder, 'model.onnx')
         p = about['preprocessing']
         self.labels, self.temperature, self.size, self.mean, self.std = about['labels'], about['temperature'], p['size'], p['mean'], p['std']
+        self.resize = p.get('resize')
         self.threshold = about.get('rejection_threshold') if threshold is None else threshold
         if len(self._session(threads).get_outputs()) == 1: self.threshold = None                    # saved before there was a similarity
 
@@ -123,7 +124,7 @@ class _SavedNetwork:
     def __repr__(self): return f'{type(self).__name__}({str(self.folder)!r}): {len(self.labels)} classes, {self.size} pixels'
 
     def look(self,
-        pixels: np.ndarray,  # uint8 (N, size, size, 3), of `photo.to_array`
+        pixels: np.ndarray,  # uint8 (N, size, size, 3), of `photo.to_pixels`
         threads: int = None,  # to use for this; default: the classifier's
     ) -> tuple:  # calibrated probabilities, float32 (N, classes); similarities, float32 (N,), NaN from a model that was saved before there were any
         "What the network says of squared photos"
@@ -145,11 +146,11 @@ class GearClassifier(_SavedNetwork):
     ):  # a `Prediction`, or a list of them in the same order
         "Classify one photo (`PhotoError` if it can't be read) or many (what can't be read is a `Prediction` with `.error`)"
         if _is_many(photos): return list(self.stream(photos))
-        return self._prediction(photos, *(o[0] for o in self.look(to_array(photos, self.size)[None])))
+        return self._prediction(photos, *(o[0] for o in self.look(to_pixels(photos, self.size, self.resize)[None])))
 
     def _classify(self, photos):
         "Predictions for a few photos: read, then through the network together, in one thread (on a GPU: in its own)"
-        read = [_try_to_array(src, self.size) for src in photos]
+        read = [_try_to_pixels(src, self.size, self.resize) for src in photos]
         good = [x for x in read if not isinstance(x, PhotoError)]
         seen = zip(*self.look(np.stack(good), 1 if self.device == 'cpu' else None)) if good else iter(())
         return [Prediction(path=_path(src), error=str(x), photo=src) if isinstance(x, PhotoError) else self._prediction(src, *next(seen))

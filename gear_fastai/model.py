@@ -26,21 +26,9 @@ from .data import DataError, MANIFEST, dataloaders, read_splits, split_dataset, 
 from .folder import FORMAT, HAND_BUILT, ModelError, check_replaceable, clear_leftovers, replace_folder, digests, read_gear, read_model, steady, usual_size, whole_folder, writing
 from .photo import normalize, to_array
 from .training import Checkpoint, CheckpointError, best_epoch, check_about, from_rank0, on_all_ranks, photo_learner, plot_history
-from .transfer import frozen, transfer_learner
+from .transfer import _Seeing, frozen, head_logits, transfer_learner, write_onnx
 
 # %% ../nbs/05_model.ipynb #f37289ef
-class _Seeing(nn.Module):
-    "A timm model that answers logits (N, C), and its normalised features (N, F) or, if there are `known` ones (M, F), the cosine of the nearest (N,)"
-    def __init__(self, model, known=None):
-        super().__init__()
-        self.model = model
-        self.register_buffer('known', None if known is None else known.T.contiguous())
-
-    def forward(self, x):
-        x = self.model.forward_features(x)
-        features = F.normalize(self.model.forward_head(x, pre_logits=True).flatten(1))
-        return self.model.forward_head(x), features if self.known is None else (features @ self.known).amax(1)
-
 def export_onnx(
     model: nn.Module,  # a timm model, on the CPU, in evaluation mode
     known: Tensor,  # (M, F), normalised features of training photos; rounded to half precision
@@ -51,12 +39,9 @@ def export_onnx(
 ) -> float:  # the largest difference found
     "Write `model` for ONNX Runtime: `image` (N, 3, S, S), any N → `logits` (N, classes), `similarity` (N,); `ModelError` if it answers otherwise than torch"
     model, names = _Seeing(model, known.half().float()).eval(), ['logits', 'similarity']
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter('ignore')
-        torch.onnx.export(model, (torch.from_numpy(check[:2]),), str(path), input_names=['image'], output_names=names,
-                          dynamic_axes={k: {0: 'n'} for k in ('image', *names)}, dynamo=False, verbose=False,
-                          **(dict(training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False) if half else {}))  # as they are, unmerged
-        want = [o.numpy() for o in model(torch.from_numpy(check))]
+    unmerged = dict(training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False) if half else {}
+    write_onnx(model, torch.from_numpy(check[:2]), str(path), names, **unmerged)
+    with torch.no_grad(): want = [o.numpy() for o in model(torch.from_numpy(check))]
     _halve(path, lambda w: half or w.name == 'known')
     got = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider']).run(None, {'image': check})
     worst = float(max(np.abs(softmax(got[0], 1) - softmax(want[0], 1)).max(), np.abs(got[1] - want[1]).max()))
@@ -98,11 +83,11 @@ def _describe(learn, row, calibration, onnx_difference, notes):
 # %% ../nbs/05_model.ipynb #253570cc
 def _look(learn, model, most=2000):
     "Normalised features of `most` training photos (M, F) and of the validation photos (N, F), as `model` sees them; logits (N, C) and labels (N,) of these"
-    valid, head = learn.dls.valid, model.get_classifier()
+    valid = learn.dls.valid
     labels = torch.cat([y.cpu() for _, y in valid])
     paths = [learn.dls.folder/p for p in learn.dls.splits.query('split == "train"').path]
     every = -(-len(paths)//most)
-    if (seen := getattr(learn, 'seen', None)): return F.normalize(seen[0][::every]), F.normalize(seen[1]), head(seen[1]).detach(), labels       # of a head found on features
+    if (seen := getattr(learn, 'seen', None)): return F.normalize(seen[0][::every]), F.normalize(seen[1]), head_logits(model, seen[1]), labels       # of a head found on features
     train = learn.dls.test_dl(paths[::every], bs=64)
     see = frozen(_Seeing(model), valid.one_batch()[0][:2].cpu())
     logits, features = (torch.cat(o) for o in zip(*(see(b[0].cpu()) for b in valid)))
@@ -120,6 +105,10 @@ def _calibrate(known, features, logits, labels, rate=.02):
     return dict(temperature=t, rejection_threshold=rejection_threshold((features @ known.T).amax(1).numpy(), rate), calibration=about)
 
 # %% ../nbs/05_model.ipynb #ae997f55
+def _separate(model, state, *args):
+    "Give each entry of a state dict its own memory: safetensors refuses weights that two parts of a network share"
+    for name, weight in state.items(): state[name] = weight.clone(memory_format=torch.contiguous_format)
+
 def save_model(
     learn: Learner,  # on a timm model, with `dls` of `data.dataloaders`
     dest,  # folder; a model there is replaced
@@ -136,8 +125,10 @@ def save_model(
     check = normalize(np.stack([to_array(p, dls.size) for p in dls.valid_ds.items[:8]]), cfg['mean'], cfg['std'])
     seen = _look(learn, model)
     with whole_folder(dest) as tmp:
+        hook = model.register_state_dict_post_hook(_separate)
         save_for_hf(model.half() if half else model, tmp, model_config=dict(label_names=list(dls.vocab)), safe_serialization=True,
                     data_config=dict(input_size=(3, dls.size, dls.size), mean=cfg['mean'], std=cfg['std'], interpolation='bicubic', crop_pct=1.))
+        hook.remove()
         worst = export_onnx(model.float(), seen[0], tmp/'model.onnx', check, half=half)
         about = dict(_describe(learn, rows[saved] if rows else {}, _calibrate(*seen), worst, notes), files=digests(tmp))
         (tmp/'gear.json').write_text(json.dumps(about, indent=1))
