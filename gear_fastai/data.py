@@ -747,21 +747,6 @@ def fold_splits(
     _check_folds(splits, folds)
     return [_with_test_fold(splits, test, seed) for test in _grouped_folds(splits, folds, seed)]
 
-# %% ../nbs/01_data.ipynb #aaca339b
-def fold_splits(
-    splits: pd.DataFrame,  # path, label, group, of `split_dataset`
-    folds: int = 5,  # parts of about as many photos
-    seed: int = 42,
-) -> list:  # of such tables, one per fold: `test` the fold, `valid` a twelfth of the rest (more, if a class has fewer than 12), `train` what is left
-    "Splits for cross-validation: each photo is tested in one fold, and no group is torn apart"
-    def parts(df, n): return [df.index[held] for _, held in StratifiedGroupKFold(n, shuffle=True, random_state=seed).split(df, df.label, df.group)]
-    tables = [splits.assign(split='train') for _ in range(folds)]
-    for df, test in zip(tables, parts(splits, folds)):
-        df.loc[test, 'split'] = 'test'
-        rest = df[df.split == 'train']
-        df.loc[parts(rest, min(12, rest.label.value_counts().min()))[0], 'split'] = 'valid'
-    return tables
-
 # %% ../nbs/01_data.ipynb #f9af31b7
 def _kept(folder, splits):
     "Write a manifest, if that is possible"
