@@ -1,4 +1,5 @@
 "Rapid prototyping of image classifiers with fastai. Light to import: what needs torch is loaded when first used."
+import os as _os, warnings as _warnings
 from importlib import import_module as _import_module
 from importlib.metadata import version as _version
 
@@ -7,6 +8,20 @@ __version__ = _version('gear_fastai')
 _lazy = {'predict': 'inference', 'predict_folder': 'inference', 'GearClassifier': 'inference', 'Prediction': 'inference',
          'PhotoError': 'photo', 'GearUploader': 'widget'}
 __all__ = [*_lazy, '__version__']
+
+
+def _drop_unknown_backend():
+    "Ignore a MPLBACKEND that matplotlib does not know: with it, matplotlib and fastai can't be imported"
+    name = _os.environ.get('MPLBACKEND', 'agg')
+    if name.lower() == 'agg' or name.startswith('module://'): return
+    del _os.environ['MPLBACKEND']
+    import matplotlib
+    try: matplotlib.rcParams['backend'] = name
+    except ValueError: _warnings.warn(f'MPLBACKEND={name}: matplotlib has no such backend; it is ignored')
+    else: _os.environ['MPLBACKEND'] = name
+
+
+_drop_unknown_backend()
 
 
 def __getattr__(name):

@@ -160,3 +160,15 @@ def refresh(self: PhotoCache):
     for what, then, those in (('changed', 'read anew', stale & ~self.stale), ('gone', 'used as they were', gone & (self.stamps != 0).any(1))):
         if those.any(): warnings.warn(f'{self.paths[np.flatnonzero(those)[0]]}: {what} since it was decoded' + (f', and {those.sum()-1} more' if those.sum() > 1 else '') + f'; {then}')
     self.stale, self.stamps = stale, np.where(gone[:, None], 0, self.stamps)
+
+# %% ../nbs/00b_cache.ipynb #c517a8f2
+@patch
+def __getstate__(self: PhotoCache):
+    return dict(self.__dict__, pixels=getattr(self.pixels, 'filename', None))
+
+@patch
+def __setstate__(self: PhotoCache, state):
+    self.__dict__.update(state)
+    try: self.pixels = np.memmap(self.pixels, np.uint8, 'r')[:-32].reshape(self.shape)
+    except (TypeError, OSError, ValueError):                                    # kept in memory, or removed meanwhile
+        self.pixels, self.unread = np.broadcast_to(np.uint8(0), self.shape), np.ones(len(self.paths), bool)

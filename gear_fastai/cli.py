@@ -70,11 +70,14 @@ def sample(folder, n, seed):
 
 @data.command()
 @click.argument('folder', metavar='DIR')
-@click.option('--url', default=None, help='Address of a zip archive of class folders.  [default: the published gear_images.zip]')
+@click.option('--url', default=None, help='Address of a zip archive of class folders, or a zip file on this machine.  [default: the published gear_images.zip]')
 def fetch(folder, url):
-    "Download and unpack the published photos into DIR."
-    from gear_fastai.data import GEAR_URL, fetch, list_dataset
-    with one_line_errors(): click.echo(f'{len(list_dataset(fetch(folder, url or GEAR_URL)))} photos unpacked: {folder}')
+    "Download and unpack the published photos, or those of another archive, into DIR."
+    from gear_fastai.data import GEAR_URL, fetch
+    from gear_fastai.photo import list_photos
+    with one_line_errors():
+        unpacked = sum(1 for _ in list_photos(fetch(folder, url or GEAR_URL)))
+        click.echo(f'{unpacked} photos unpacked: {folder}')
 
 @data.command()
 @click.argument('folder', metavar='DIR')
@@ -92,14 +95,17 @@ def audit(folder, as_json):
 @click.option('--valid', default=.15, help='Fraction for validation.')
 @click.option('--test', default=.15, help='Fraction for the test.')
 @click.option('--seed', default=42, help='Another seed makes another split.')
+@click.option('--add', is_flag=True, help='Add new photos to an existing manifest; all others stay on their side.')
 @click.option('--force', is_flag=True, help='Replace an existing manifest.')
-def split(folder, method, valid, test, seed, force):
+def split(folder, method, valid, test, seed, add, force):
     "Split the photos in DIR into train, valid and test: writes DIR/splits.csv."
-    from gear_fastai.data import manifest_path, split_dataset, write_splits
+    from gear_fastai.data import earlier_splits, split_dataset, write_splits
+    if add and force: raise click.UsageError('--add keeps the splits of a manifest and --force replaces them; choose one')
     with one_line_errors():
-        manifest_path(folder, force)                    # refuse before the work rather than after it
-        splits = split_dataset(folder, method, valid, test, seed, progress=sys.stderr.isatty())
-        click.echo(f"{write_splits(folder, splits, force)}: " + ', '.join(f'{v} {k}' for k, v in splits.split.value_counts().items()))
+        existing = None if force else earlier_splits(folder, add)                 # refuse before the work rather than after it
+        splits = split_dataset(folder, method, valid, test, seed, progress=sys.stderr.isatty(), existing=existing)
+        path = write_splits(folder, splits, force or existing is not None)
+        click.echo(f'{path}: ' + ', '.join(f'{v} {k}' for k, v in splits.split.value_counts().items()))
 
 @data.command()
 @click.argument('out')
@@ -193,7 +199,7 @@ def _cross_validate(model, folder, folds, method, weights, quiet):
     return cross_validate(folder, f'{model}.cv/{method}-{folds}', folds, grouped=method == 'grouped', progress=not quiet, weights=weights, **recipe)
 
 def _extra(ev, model, folder, others, report):
-    "What the evaluation is asked for beside its figures: leaks of the split, pictures of other things, a report"
+    "What the evaluation is asked for beside its figures: photos seen in training, pictures of other things, a report"
     from gear_fastai.data import read_splits
     from gear_fastai.evaluation import manifest_of
     from gear_fastai.inference import classifier
@@ -202,14 +208,17 @@ def _extra(ev, model, folder, others, report):
     trained = read_splits(model) if (clf.folder/'splits.csv').exists() else None
     splits = manifest_of(folder, trained) if ev.how.endswith(' split') else None
     scored = score_others(clf, others, ev) if others else None
-    out = {} if splits is None else dict(leaks=leaks(splits))
+    out = {} if splits is None else dict(leaks=dict(as_split=_share(ev), random=leaks(splits)['random']))
     if scored is not None: out['others'] = scored.to_dict('index')
     if report: out['report'] = str(write_report(ev, clf, folder, report, splits, scored))
     return out
 
+def _share(ev): return None if ev.seen_in_training is None else ev.seen_in_training/ev.n
+
 def _told(extra):
     "`extra` for readers: a name and a value each"
-    if (l := extra.get('leaks')) and l['as_split'] is not None: yield 'variants of photos trained on among the test photos', f"{l['as_split']:.1%} (in a random split {l['random']:.1%})"
+    random = extra.get('leaks', {}).get('random')
+    if random is not None: yield 'test photos with variants among the training photos, in a random split', f'{random:.1%}'
     for kind, r in extra.get('others', {}).items(): yield f'other things, {kind}', f"{r['n']:.0f} pictures, not sure of {r['not_sure']:.1%}, area under the curve {r['auroc']:.3f}"
     if 'report' in extra: yield 'report', extra['report']
 
