@@ -345,8 +345,8 @@ def thumbnail(
     size: int = 96,  # longer side, pixels
 ) -> bytes:  # of a JPEG file
     "A small copy of a photo, for showing"
-    small = im.copy()
-    small.thumbnail((size, size))
+    k = min(1, size / max(im.size))
+    small = im.resize([max(1, round(side * k)) for side in im.size], Image.Resampling.BICUBIC, reducing_gap=2.)
     small.save(buf := io.BytesIO(), 'jpeg')
     return buf.getvalue()
 
