@@ -203,10 +203,10 @@ class GearUploader(_Answering):
         max_mb: float = 50,  # largest photo, megabytes
         may_choose_folder: bool = True,  # let the page's user change `save_to`
     ):
-        self._classifier, self._limit, self._fixed_folder = None, int(max_mb*1e6), None if may_choose_folder else Path(save_to)
+        self._classifier, self._limit, self._fixed_folder = None, int(max_mb*1e6), None if may_choose_folder else Path(save_to).expanduser()
         self._clear()
         super().__init__(save_to=str(save_to), max_bytes=self._limit, may_choose_folder=may_choose_folder)
-        self._find_models(model, Path(models))
+        self._find_models(model, Path(models).expanduser())
         self.on_msg(self._receive)
 
     def _clear(self): self._answers, self._thumbs, self._corrections, self._parts = {}, {}, {}, _Parts(self._limit)
@@ -249,7 +249,7 @@ class GearUploader(_Answering):
     def _correct(self, id, name, label, raw):
         "Save a photo as `label`, in the place of an earlier correction"
         if self._classifier is None or label not in self._classifier.labels: raise ValueError(f'{label}: the model knows no such class')
-        folder, (_, before) = self._fixed_folder or Path(self.save_to), self._corrections.get(id, (None, None))
+        folder, (_, before) = self._fixed_folder or Path(self.save_to).expanduser(), self._corrections.get(id, (None, None))
         if before and before.parent == folder/label and before.exists(): return
         if raw is None and before is None: raise ValueError('drop it again to correct it')
         path = save_photo(before.read_bytes() if raw is None else raw, name, label, folder)
