@@ -17,7 +17,7 @@ from .photo import PhotoError, to_array
 # %% ../nbs/00b_cache.ipynb #672bb0be
 def cache_folder() -> Path:
     "Where decoded photos are kept"
-    return Path(os.environ.get('GEAR_FASTAI_CACHE') or pooch.os_cache('gear_fastai'))
+    return Path(os.environ.get('GEAR_FASTAI_CACHE') or pooch.os_cache('gear_fastai')).expanduser()
 
 def cache_limit() -> int:  # bytes
     "How much of decoded photos is kept"
@@ -26,7 +26,7 @@ def cache_limit() -> int:  # bytes
     except ValueError: raise ValueError(f"GEAR_FASTAI_CACHE_MB='{mb}': give a number of megabytes") from None
 
 # %% ../nbs/00b_cache.ipynb #22053fa1
-_VERSION = 2  # of the file's layout and of the preprocessing in `photo`
+_VERSION = 3  # of the file's layout and of the preprocessing in `photo`
 
 def _stamp(path):
     "What changes when a file does; zeros if it is gone"
@@ -73,7 +73,7 @@ class PhotoCache:
         folder=None,  # where the file is kept; default: `cache_folder()`
         limit: int = None,  # bytes, of this file and of all in the folder; default: `cache_limit()`
     ):
-        self.paths, self.size, self.folder = list(map(os.fspath, paths)), size, Path(folder or cache_folder())
+        self.paths, self.size, self.folder = list(map(os.fspath, paths)), size, Path(folder or cache_folder()).expanduser()
         self.limit = cache_limit() if limit is None else limit
         self.row = {p: i for i, p in enumerate(self.paths)}
         self.shape = (min(len(self.paths), self.limit // (3*size*size)), size, size, 3)

@@ -33,7 +33,8 @@ def _last_line(e):
 @click.version_option(package_name='gear_fastai')
 def main():
     "Rapid prototyping of image classifiers: sample or real photos, hand-built CNN or transfer learning, evaluation, predictions."
-    if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='surrogateescape')     # file names that are no UTF-8
+    for stream in (sys.stdout, sys.stderr):                             # a console that lacks the letters of a name ends no run
+        if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')
     warnings.simplefilter('ignore')
     warnings.filterwarnings('always', category=UserWarning, module='gear_fastai')
     warnings.showwarning = lambda message, *a, **k: None if _rank() else click.echo(f'warning: {message}', err=True)
@@ -227,7 +228,7 @@ def _told(extra):
 @click.argument('photos', nargs=-1, required=True, metavar='PHOTO|DIR...')
 @click.option('--model', default=None, help='Model folder.  [default: $GEAR_FASTAI_MODEL, or the model in the box]')
 @click.option('--json', 'as_json', is_flag=True, help='Print one JSON object a line: path, label (null: not sure), confidence, probabilities, similarity, error.')
-@click.option('--csv', 'as_csv', is_flag=True, help='Print a table: path, label, confidence, the probability of each class, error.')
+@click.option('--csv', 'as_csv', is_flag=True, help='Print a table: path, label (empty: not sure), confidence, top1 (the most probable class), the probability of each class, error.')
 @click.option('--threads', type=click.IntRange(0), default=0, help='Processor threads to use; 0: one per core.')
 @click.option('--device', type=click.Choice(['cpu', 'cuda']), default='cpu', help='cuda needs onnxruntime-gpu.')
 @click.option('--threshold', type=click.FloatRange(-1, 1), default=None, help='Similarity below which a photo is "not sure"; -1: always sure.  [default: the model\'s]')
@@ -243,27 +244,41 @@ def predict(photos, model, as_json, as_csv, threads, device, threshold, engine, 
         return _predict_catalogue(photos, out, model=model, workers=workers, format='jsonl' if as_json else 'parquet', threshold=threshold, resume=resume)
     if out or workers or resume: raise click.UsageError('--out, --workers and --resume are for --engine ray')
     from gear_fastai.inference import GearClassifier, write_csv
-    from gear_fastai.photo import list_photos
-    n = Counter()
+    from gear_fastai.photo import left_out_words
+    n, left_out = Counter(), Counter()
     def counted(p):
-        n.update(dict(all=1, bad=bool(p.error), named=bool(p.error) and p.path in photos))
+        bad = int(p.error is not None)
+        n.update(all=1, bad=bad, named=bad and p.path in photos)
         return p
     with one_line_errors():
         clf = GearClassifier(model, threads, device, threshold)
-        answers = map(counted, _bar(clf.stream(f for name in photos for f in (list_photos(name) if os.path.isdir(name) else [name]))))
-        if as_csv: write_csv(answers, sys.stdout, clf.labels)
+        answers = map(counted, _bar(clf.stream(_all_photos(photos, left_out))))
+        if as_csv: write_csv(answers, _utf8_output(), clf.labels)
         else:
             for p in answers: click.echo(json.dumps(p.to_dict()) if as_json else str(p))
-    if not n['all']: raise click.ClickException(f'{photos[0]}: no photos in it')
+    if not n['all']: raise click.ClickException('; '.join([f'{photos[0]}: no photos in it', *([left_out_words(left_out)] if left_out else [])]))
+    if left_out: click.echo(left_out_words(left_out), err=True)
     if n['bad']: click.echo(f"{n['bad']} of {n['all']} could not be read", err=True)
     if n['bad'] == n['all'] or n['named']: sys.exit(1)
+
+def _all_photos(named, left_out):
+    "Stream the photos that were named, and those in folders that were"
+    from gear_fastai.photo import list_photos
+    for name in named:
+        if os.path.isdir(os.path.expanduser(name)): yield from list_photos(name, left_out=left_out)
+        else: yield name
+
+def _utf8_output():
+    "Standard output, in UTF-8 unless somebody looks at it: a table is for programs"
+    if not sys.stdout.isatty() and hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(encoding='utf-8')
+    return sys.stdout
 
 def _predict_catalogue(photos, out, **options):
     "Classify with Ray Data; what was named and isn't there is told before the work"
     from gear_fastai.bulk import score_catalogue
     from gear_fastai.photo import PhotoError
     with one_line_errors():
-        if (gone := [p for p in photos if '://' not in p and not os.path.exists(p)]): raise PhotoError(f'{gone[0]}: no such file or folder')
+        if (gone := [p for p in photos if '://' not in p and not os.path.exists(os.path.expanduser(p))]): raise PhotoError(f'{gone[0]}: no such file or folder')
         done = score_catalogue(photos, out, progress=sys.stderr.isatty(), **options)
     click.echo(str(done))
     if done.photos and done.errors == done.photos: sys.exit(1)
