@@ -759,9 +759,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'gear_fastai.widget._portable': ('widget.html#_portable', 'gear_fastai/widget.py'),
                                     'gear_fastai.widget._remove': ('widget.html#_remove', 'gear_fastai/widget.py'),
                                     'gear_fastai.widget._renamed': ('widget.html#_renamed', 'gear_fastai/widget.py'),
-                                    'gear_fastai.widget._rounded': ('widget.html#_rounded', 'gear_fastai/widget.py'),
                                     'gear_fastai.widget._temporary': ('widget.html#_temporary', 'gear_fastai/widget.py'),
-                                    'gear_fastai.widget._top1': ('widget.html#_top1', 'gear_fastai/widget.py'),
                                     'gear_fastai.widget._why': ('widget.html#_why', 'gear_fastai/widget.py'),
                                     'gear_fastai.widget._write_review': ('widget.html#_write_review', 'gear_fastai/widget.py'),
                                     'gear_fastai.widget.save_photo': ('widget.html#save_photo', 'gear_fastai/widget.py')}}}

@@ -12,7 +12,7 @@ from pathlib import Path
 import anywidget, gear_fastai, traitlets
 from PIL import Image
 from .folder import ModelError
-from .inference import Prediction, classifier, default_model
+from .inference import Prediction, _column, _plain, _rounded, classifier, default_model
 from .photo import FORMATS, SUFFIXES, PhotoError, open_photo, thumbnail
 
 # %% ../nbs/08_widget.ipynb #ca87cffa
@@ -95,19 +95,15 @@ def _correct(p, label):
     return CorrectedPrediction(**dict(vars(p), label=label), predicted=p.label)
 
 # %% ../nbs/08_widget.ipynb #bd450d8f
-_columns = ('path', 'label', 'confidence', 'top1', 'corrected', 'error')
-
-def _top1(p): return next((label for label, _ in p.top(1)), None)
-def _rounded(x): return None if x is None else round(x, 6)
-
 def _write_review(predictions, file, labels):
     "Write predictions as CSV: final `label`, the model's `top1`, and whether a person `corrected` or `confirmed` it"
     labels = list(dict.fromkeys([*labels, *(label for p in predictions for label in p.probabilities)]))
+    columns = ['path', 'label', 'confidence', 'top1', 'corrected']
     rows = csv.writer(file, lineterminator='\n')
-    rows.writerow([*_columns[:-1], *(f'class {label}' if label in _columns else label for label in labels), 'error'])
+    rows.writerow(map(_plain, [*columns, *(_column(label, labels, (*columns, 'error')) for label in labels), 'error']))
     for p in predictions:
         probabilities = [_rounded(p.probabilities.get(label)) for label in labels]
-        rows.writerow([p.path, p.label, _rounded(p.confidence), _top1(p), getattr(p, 'correction', None), *probabilities, p.error])
+        rows.writerow(map(_plain, [p.path, p.label, _rounded(p.confidence), p.guess, getattr(p, 'correction', None), *probabilities, p.error]))
 
 # %% ../nbs/08_widget.ipynb #b5adb5ca
 class _Answering(anywidget.AnyWidget):
