@@ -77,7 +77,7 @@ def serve(
     GearClassifier(model)
     _check_port(host, port)
     url = f"http://{f'[{host}]' if ':' in host else host if host != '0.0.0.0' else '127.0.0.1'}:{port}/"
-    absolute = dict(model=model and str(Path(model).resolve()), models=str(Path(models).resolve()), save_to=str(Path(save_to).resolve()))
+    absolute = dict(model=model and str(Path(model).resolve()), models=str(Path(models).expanduser().resolve()), save_to=str(Path(save_to).expanduser().resolve()))
     with tempfile.TemporaryDirectory(prefix='gear-app-') as tmp:
         _write_app(Path(tmp), dict(absolute, max_mb=max_mb, may_choose_folder=False), host, port)
         with open(Path(tmp)/'log', 'w+') as log:

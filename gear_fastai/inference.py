@@ -263,10 +263,10 @@ def write_csv(
 
 _COLUMNS = ('path', 'label', 'confidence', 'top1')
 
-def _column(label, labels):
+def _column(label, labels, others=(*_COLUMNS, 'error')):
     "The name of a class's column: the class, or `class error` if the class is called as another column"
     name = label
-    while name in (*_COLUMNS, 'error') or name != label and name in labels: name = f'class {name}'
+    while name in others or name != label and name in labels: name = f'class {name}'
     return name
 
 def _rounded(v): return v if v is None else round(v, 6)

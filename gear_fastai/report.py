@@ -161,9 +161,9 @@ def write_report(
     if others is not None: parts += ['<h2>Pictures of other things</h2>', _table(others)]
     parts += ['<h2>Most wrong, and where it looked</h2>', _most_wrong(ev, clf, folder, worst)]
     style = 'body{font:15px sans-serif;max-width:60em;margin:2em auto;padding:0 1em} td,th{padding:.15em .8em;text-align:right} img{max-width:100%}'
-    file = Path(file)
+    file = Path(file).expanduser()
     file.parent.mkdir(parents=True, exist_ok=True)
     tmp = file.with_name(f'.{file.name}.tmp')
-    tmp.write_text(f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>{html.escape(clf.folder.name)}</title><style>{style}</style><body>' + '\n'.join(parts) + '</body></html>', encoding='utf-8')
+    tmp.write_text(f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>{html.escape(clf.folder.name)}</title><style>{style}</style><body>' + '\n'.join(parts) + '</body></html>', encoding='utf-8', errors='backslashreplace')
     os.replace(tmp, file)
     return file

@@ -14,7 +14,7 @@ function render({ model, el }) {
   let queue = []                // what waits to be sent: {row}: classify it; {row, label}: save it as label; {row, label: ''}: undo that
   let busy = null, done = 0, asked = 0, gone = false
 
-  const input = tag('input', { type: 'file', multiple: true, accept: 'image/*,.tif,.tiff,.avif', className: 'gear-file', tabIndex: -1 })
+  const input = tag('input', { type: 'file', multiple: true, accept: 'image/*,.tif,.tiff,.avif,.heic,.heif', className: 'gear-file', tabIndex: -1 })
   input.setAttribute('aria-hidden', 'true')
   const drop = tag('button', { type: 'button', className: 'gear-drop' }, tag('b', { textContent: 'Choose photos' }), ' or drop them here')
   const picker = tag('select', { className: 'gear-picker' })

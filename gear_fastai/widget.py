@@ -12,7 +12,7 @@ from pathlib import Path
 import anywidget, gear_fastai, traitlets
 from PIL import Image
 from .folder import ModelError
-from .inference import Prediction, classifier, default_model
+from .inference import Prediction, _column, _plain, _rounded, classifier, default_model
 from .photo import FORMATS, SUFFIXES, PhotoError, open_photo, thumbnail
 
 # %% ../nbs/08_widget.ipynb #ca87cffa
@@ -95,19 +95,15 @@ def _correct(p, label):
     return CorrectedPrediction(**dict(vars(p), label=label), predicted=p.label)
 
 # %% ../nbs/08_widget.ipynb #bd450d8f
-_columns = ('path', 'label', 'confidence', 'top1', 'corrected', 'error')
-
-def _top1(p): return next((label for label, _ in p.top(1)), None)
-def _rounded(x): return None if x is None else round(x, 6)
-
 def _write_review(predictions, file, labels):
     "Write predictions as CSV: final `label`, the model's `top1`, and whether a person `corrected` or `confirmed` it"
     labels = list(dict.fromkeys([*labels, *(label for p in predictions for label in p.probabilities)]))
+    columns = ['path', 'label', 'confidence', 'top1', 'corrected']
     rows = csv.writer(file, lineterminator='\n')
-    rows.writerow([*_columns[:-1], *(f'class {label}' if label in _columns else label for label in labels), 'error'])
+    rows.writerow(map(_plain, [*columns, *(_column(label, labels, (*columns, 'error')) for label in labels), 'error']))
     for p in predictions:
         probabilities = [_rounded(p.probabilities.get(label)) for label in labels]
-        rows.writerow([p.path, p.label, _rounded(p.confidence), _top1(p), getattr(p, 'correction', None), *probabilities, p.error])
+        rows.writerow(map(_plain, [p.path, p.label, _rounded(p.confidence), p.guess, getattr(p, 'correction', None), *probabilities, p.error]))
 
 # %% ../nbs/08_widget.ipynb #b5adb5ca
 class _Answering(anywidget.AnyWidget):
@@ -203,10 +199,10 @@ class GearUploader(_Answering):
         max_mb: float = 50,  # largest photo, megabytes
         may_choose_folder: bool = True,  # let the page's user change `save_to`
     ):
-        self._classifier, self._limit, self._fixed_folder = None, int(max_mb*1e6), None if may_choose_folder else Path(save_to)
+        self._classifier, self._limit, self._fixed_folder = None, int(max_mb*1e6), None if may_choose_folder else Path(save_to).expanduser()
         self._clear()
         super().__init__(save_to=str(save_to), max_bytes=self._limit, may_choose_folder=may_choose_folder)
-        self._find_models(model, Path(models))
+        self._find_models(model, Path(models).expanduser())
         self.on_msg(self._receive)
 
     def _clear(self): self._answers, self._thumbs, self._corrections, self._parts = {}, {}, {}, _Parts(self._limit)
@@ -249,7 +245,7 @@ class GearUploader(_Answering):
     def _correct(self, id, name, label, raw):
         "Save a photo as `label`, in the place of an earlier correction"
         if self._classifier is None or label not in self._classifier.labels: raise ValueError(f'{label}: the model knows no such class')
-        folder, (_, before) = self._fixed_folder or Path(self.save_to), self._corrections.get(id, (None, None))
+        folder, (_, before) = self._fixed_folder or Path(self.save_to).expanduser(), self._corrections.get(id, (None, None))
         if before and before.parent == folder/label and before.exists(): return
         if raw is None and before is None: raise ValueError('drop it again to correct it')
         path = save_photo(before.read_bytes() if raw is None else raw, name, label, folder)
