@@ -145,7 +145,7 @@ class _SavedNetwork:
         e = np.exp((logits - logits.max(1, keepdims=True)) / self.temperature)
         return e / e.sum(1, keepdims=True), similarity[0] if similarity else np.full(len(pixels), np.nan, np.float32)
 
-# %% ../nbs/06_inference.ipynb #2fac44b6
+# %% ../nbs/06_inference.ipynb #1145b7f5
 def _from_here(path):
     "`path` as one would name it here"
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
@@ -212,7 +212,7 @@ class GearClassifier(_SavedNetwork):
         from tqdm.auto import tqdm
         return iter(tqdm(answers, unit=' photos'))
 
-# %% ../nbs/06_inference.ipynb #e7004724
+# %% ../nbs/06_inference.ipynb #45daaa99
 def _list_and_tell(folder):
     "Stream the photos in a folder, then warn of the files that are no photos"
     left_out = Counter()
@@ -303,9 +303,13 @@ def _title(p, truth):
     return f'{p.label}\n{p.confidence:.0%}' + (f', but {truth}' if truth is not None and p.label != truth else '')
 
 def _display_once(fig):
-    "Show a figure as the value of a cell, unless pyplot will show it at the end of the cell"
-    from IPython.display import display_png
+    "Display a figure, and close it so that pyplot doesn't at the end of the cell"
+    from IPython.display import display
+    import matplotlib
     pyplot = sys.modules.get('matplotlib.pyplot')
-    if pyplot and pyplot.fignum_exists(getattr(fig, 'number', None)): return
-    fig.savefig(png := io.BytesIO(), format='png')
-    display_png(png.getvalue(), raw=True)
+    opened = pyplot and pyplot.fignum_exists(getattr(fig, 'number', None))
+    if opened and 'inline' not in matplotlib.get_backend(): return          # it stands in a window or widget of its own
+    del fig._ipython_display_                                               # for what follows
+    display(fig)
+    fig._ipython_display_ = partial(_display_once, fig)
+    if opened: pyplot.close(fig)
