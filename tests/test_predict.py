@@ -65,7 +65,7 @@ def test_what_is_no_model_is_told_in_one_line(tmp_path):
     (tmp_path/'export.pkl').write_bytes(b'x')
     shutil.copytree(default_model(), tmp_path/'mine')
     for model, why in ((learn, 'Learner: give a saved model: save_model'), (learn.model, 'Linear: give a saved model'), (tmp_path/'export.pkl', 'save_model'), ('gone.pth', 'not a model folder'),
-                       (tmp_path/'mine/model.onnx', 'give its folder'), (tmp_path/'mine/gear.json', 'give its folder'), (dict(), 'dict: give a model folder'), ('resnet18', '^resnet18: no such model folder')):
+                       (tmp_path/'mine/model.onnx', 'give its folder'), (tmp_path/'mine/gear.json', 'give its folder'), (dict(), 'dict: give the folder'), (tmp_path, 'holds several models .mine.; give one'), ('resnet18', '^resnet18: no such model folder')):
         for ask in (lambda: predict(raw, model), lambda: GearClassifier(model), lambda: next(predict_folder(tmp_path, model))):
             with pytest.raises(ModelError, match=why) as e: ask()
             assert '\n' not in str(e.value)
@@ -87,6 +87,7 @@ def test_home_folder(inbox, tmp_path, monkeypatch):
 
 def test_cache_takes_any_name(inbox, tmp_path):
     paths = [inbox/BYTES, inbox/CHINESE]
+    print(*predict(paths), file=io.TextIOWrapper(io.BytesIO(), 'utf-8'))
     for _ in range(2): assert np.array_equal(PhotoCache(paths, 32, tmp_path/'cache').batch([0, 1]), np.stack([to_array(raw, 32)]*2))
 
 
@@ -146,6 +147,8 @@ def test_titles_of_any_class_name():
 def test_figure_is_drawn_once():
     "As the last line of a notebook's cell, in the middle of one, and when it is looked at again"
     from execnb.shell import CaptureShell
+    from matplotlib import pyplot
+    pyplot.close('all')                                                         # those of other tests
     shell = CaptureShell()
     def images(code): return sum('image/png' in o.get('data', {}) for o in shell.run(code))
     assert images(f'%matplotlib inline\nfrom gear_fastai.inference import Prediction, show_predictions\nps = [Prediction("boots", .9, photo={encoded(drawing(), "png")!r})]') == 0
