@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NONE', 'MANIFEST', 'GEAR_URL', 'DataError', 'shell_command', 'read_splits', 'manifest_path', 'earlier_splits',
            'write_splits', 'list_dataset', 'ManifestChanges', 'compare_manifest', 'file_digest', 'scan', 'source',
-           'product', 'near_copies', 'groups', 'Audit', 'audit', 'split_dataset', 'fold_splits', 'ensure_splits',
+           'product', 'near_copies', 'groups', 'Audit', 'audit', 'split_dataset', 'ensure_splits', 'fold_splits',
            'PhotoTransform', 'PhotoDL', 'PhotoBlock', 'photo_datablock', 'dataloaders', 'unpack', 'fetch']
 
 # %% ../nbs/01_data.ipynb #50279af4
@@ -44,7 +44,7 @@ def _expand(path):
     "`path` with `~` as the home folder"
     return Path(os.path.expanduser(path))
 
-# %% ../nbs/01_data.ipynb #5d986122
+# %% ../nbs/01_data.ipynb #1b11758f
 def shell_command(
     *words,  # arguments of `gear-fastai`
 ) -> str:
@@ -52,7 +52,7 @@ def shell_command(
     words = ['gear-fastai', *map(str, words)]
     return subprocess.list2cmdline(words) if os.name == 'nt' else shlex.join(words)
 
-# %% ../nbs/01_data.ipynb #ccce3738
+# %% ../nbs/01_data.ipynb #9c73929f
 @lru_cache(None)
 def _class_name(
     name: str,  # of a folder, or a label in a table
@@ -62,7 +62,7 @@ def _class_name(
     except UnicodeEncodeError: name = os.fsencode(name).decode('cp1252', 'replace')      # a folder name that is not UTF-8
     return unicodedata.normalize('NFC', name).strip()
 
-# %% ../nbs/01_data.ipynb #274c79d9
+# %% ../nbs/01_data.ipynb #1ab87994
 NONE = '_none'  # sub-folder for pictures of none of the classes
 _SPLIT_NAME = re.compile(r'(train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?)(?:[ _-]?(?:set|data|images))?', re.I)
 
@@ -96,7 +96,7 @@ def _split_classes(
     only_folders = not others and '' not in sides['train']
     return classes if only_folders and (shared or len(classes) > 1) else None
 
-# %% ../nbs/01_data.ipynb #58895a2d
+# %% ../nbs/01_data.ipynb #2677f39c
 MANIFEST = 'splits.csv'
 
 def _strings(values):
@@ -155,7 +155,7 @@ def _complete(df, name, folder):
             raise DataError(f'{name}: {n} of {len(df)} photos have no {column} yet; complete it with: {shell_command("data", "split", folder, "--add")}')
     return df
 
-# %% ../nbs/01_data.ipynb #027d817d
+# %% ../nbs/01_data.ipynb #98c972c4
 def _manifest_file(folder):
     "The manifest of a dataset folder, or the file itself"
     path = _expand(folder)
@@ -184,7 +184,7 @@ def read_splits(
 ) -> pd.DataFrame:  # path, label, group, split, and what other columns it has
     "Read a dataset's manifest; `DataError` if it is missing, damaged or incomplete"
     file = _manifest_file(folder)
-    if not file.is_file():
+    if not file.is_file() or zipfile.is_zipfile(file):
         if file.name != MANIFEST: _check_folder(file)
         raise DataError(f'{file}: no such file; make it with: {shell_command("data", "split", file.parent)}')
     return _complete(_read_table(file), file, file.parent)
@@ -256,7 +256,7 @@ def _by_manifest(labels, paths, table):
 
 def _some(names, most=3): return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '')
 
-def _photos(n): return f'{n} photo' + 's'*(n != 1)
+def _photos(n): return f'{n} photo' if n == 1 else f'{n} photos'
 
 def _ours(path): return path.startswith(('data/corrected/', 'data/sample/'))        # where the reviewer and the demo write
 
@@ -275,7 +275,7 @@ def _notes(folder, paths, labels, classes):
     if (bare := [p for p, label in zip(paths, labels) if label is None]):
         yield f'{_photos(len(bare))} in {where}, left out ({_some(bare)}); {MANIFEST} can name their labels: path,label'
     if (none := labels.count(NONE)): yield f'{_photos(none)} in {NONE} show none of the classes; left out'
-    if (empty := _empty_folders(folder, {p.split('/')[0] for p in paths})): yield f'no photos in {", ".join(empty)}; left out'
+    if (empty := _empty_folders(folder, {p.split('/')[0] for p in paths} | {'data'})): yield f'no photos in {", ".join(empty)}; left out'
 
 def _list(folder):
     "Look through a dataset folder"
@@ -319,7 +319,7 @@ def list_dataset(
     _tell(folder, listing)
     return df
 
-# %% ../nbs/01_data.ipynb #43cf1a99
+# %% ../nbs/01_data.ipynb #225e8531
 @dataclass
 class ManifestChanges:
     "How a dataset folder differs from its manifest; true if it does, and in words as a string"
@@ -573,7 +573,7 @@ def _assign(group, fractions, rng, have):
         if not n: to[ids[min(free, key=lambda i: sizes[i])]] = name
     return [to[g] for g in group]
 
-# %% ../nbs/01_data.ipynb #c9687ebe
+# %% ../nbs/01_data.ipynb #27d180e6
 _SIDES = ['train', 'valid', 'test']
 
 def _joined(group, split, sides=_SIDES):
@@ -699,61 +699,6 @@ def _warn_gaps(df, folder, method, test):
         why = f'all photos of {", ".join(single)} are of one product or look alike; {way}' if single else 'too few; add some'
         raise DataError(f'{folder}: no photos to {purpose}: {why}')
 
-# %% ../nbs/01_data.ipynb #657f28ac
-def _grouped_folds(df, n, seed):
-    "Row labels of `n` stratified folds that keep groups together"
-    folds = StratifiedGroupKFold(n, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='The least populated class')        # `_check_folds` has its own rule
-        return [df.index[held_out] for _, held_out in folds.split(df, df.label, df.group)]
-
-def _with_test_fold(splits, test, seed):
-    "`splits` with the rows `test` as the test split, and a part of the rest to validate"
-    fold = splits.assign(split='train')
-    fold.loc[test, 'split'] = 'test'
-    train = fold[fold.split == 'train']
-    n_parts = max(2, min(12, train.label.value_counts().min()))
-    valid = _grouped_folds(train, n_parts, seed)[0]
-    left = set(train.label[train.index.difference(valid)])
-    valid = [row for row in valid if train.label[row] in left]                            # a class's only group trains
-    if not valid: raise DataError('too few product groups to train, validate and test in each fold; add photos, or choose fewer folds')
-    fold.loc[valid, 'split'] = 'valid'
-    return fold
-
-def _check_folds(splits, folds):
-    "`DataError` if a class can't be both trained and tested"
-    groups = splits.groupby('label').group.nunique()
-    if groups.min() < 2:
-        label = groups.idxmin()
-        raise DataError(f'{label}: {_photos((splits.label == label).sum())}, all of one product group; for cross-validation a class needs two groups or more: '
-                        'add photos of other products, or leave the class out')
-    if not 2 <= folds <= groups.max():
-        raise DataError(f'{folds} folds: choose 2 to {groups.max()}, the number of product groups in the largest class')
-
-def fold_splits(
-    splits: pd.DataFrame,  # path, label, group, of `split_dataset`
-    folds: int = 5,  # parts of about as many photos
-    seed: int = 42,  # same seed, same folds
-) -> list:  # of such tables, one per fold: `test` the fold, `valid` a twelfth of the rest (more, if a class has fewer than 12), `train` what is left
-    "Splits for cross-validation: each photo is tested in one fold, and no group is torn apart"
-    _check_folds(splits, folds)
-    return [_with_test_fold(splits, test, seed) for test in _grouped_folds(splits, folds, seed)]
-
-# %% ../nbs/01_data.ipynb #aaca339b
-def fold_splits(
-    splits: pd.DataFrame,  # path, label, group, of `split_dataset`
-    folds: int = 5,  # parts of about as many photos
-    seed: int = 42,
-) -> list:  # of such tables, one per fold: `test` the fold, `valid` a twelfth of the rest (more, if a class has fewer than 12), `train` what is left
-    "Splits for cross-validation: each photo is tested in one fold, and no group is torn apart"
-    def parts(df, n): return [df.index[held] for _, held in StratifiedGroupKFold(n, shuffle=True, random_state=seed).split(df, df.label, df.group)]
-    tables = [splits.assign(split='train') for _ in range(folds)]
-    for df, test in zip(tables, parts(splits, folds)):
-        df.loc[test, 'split'] = 'test'
-        rest = df[df.split == 'train']
-        df.loc[parts(rest, min(12, rest.label.value_counts().min()))[0], 'split'] = 'valid'
-    return tables
-
 # %% ../nbs/01_data.ipynb #f9af31b7
 def _kept(folder, splits):
     "Write a manifest, if that is possible"
@@ -782,6 +727,46 @@ def ensure_splits(
     table = _read_table(file) if file.is_file() else None
     if table is not None and _is_complete(table): return _as_it_is(folder, table)
     return _kept(folder, split_dataset(folder, method, seed=seed, progress=progress, existing=table))
+
+# %% ../nbs/01_data.ipynb #657f28ac
+def _grouped_folds(df, n, seed):
+    "Row labels of `n` stratified folds that keep groups together"
+    folds = StratifiedGroupKFold(n, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='The least populated class')        # `_check_folds` has its own rule
+        return [df.index[held_out] for _, held_out in folds.split(df, df.label, df.group)]
+
+def _with_test_fold(splits, test, seed):
+    "`splits` with the rows `test` as the test split, and a part of the rest to validate"
+    fold = splits.assign(split='train')
+    fold.loc[test, 'split'] = 'test'
+    train = fold[fold.split == 'train']
+    n_parts = max(2, min(12, train.label.value_counts().min()))
+    valid = _grouped_folds(train, n_parts, seed)[0]
+    left = set(train.label[train.index.difference(valid)])
+    valid = [row for row in valid if train.label[row] in left]                            # a class's only group trains
+    if not valid: raise DataError('too few product groups to train, validate and test in each fold; add photos, or choose fewer folds')
+    fold.loc[valid, 'split'] = 'valid'
+    return fold
+
+def _check_folds(splits, folds):
+    "`DataError` if a class can't be both trained and tested"
+    groups = splits.groupby('label').group.nunique()
+    if groups.min() < 2:
+        label = groups.idxmin()
+        raise DataError(f'{label}: {_photos((splits.label == label).sum())} in one product group; cross-validation needs two groups per class: '
+                        'add photos of other products, or leave the class out')
+    if not 2 <= folds <= groups.max():
+        raise DataError(f'{folds} folds: choose 2 to {groups.max()}, the number of product groups in the largest class')
+
+def fold_splits(
+    splits: pd.DataFrame,  # path, label, group, of `split_dataset`
+    folds: int = 5,  # parts of about as many photos
+    seed: int = 42,  # same seed, same folds
+) -> list:  # of such tables, one per fold: `test` the fold, `valid` a twelfth of the rest (more, if a class has fewer than 12), `train` what is left
+    "Splits for cross-validation: each photo is tested in one fold, and no group is torn apart"
+    _check_folds(splits, folds)
+    return [_with_test_fold(splits, test, seed) for test in _grouped_folds(splits, folds, seed)]
 
 # %% ../nbs/01_data.ipynb #6e27b3e8
 class PhotoTransform(Transform):
@@ -833,26 +818,23 @@ def PhotoBlock(
     return TransformBlock(type_tfms=PhotoTransform(size, cache), batch_tfms=IntToFloatTensor, dl_type=PhotoDL)
 
 # %% ../nbs/01_data.ipynb #3055a44b
-class _Splits:
-    "The parts of a `DataBlock` that come from a manifest: `items`, `label` and `sides`"
-    def __init__(self, splits, folder):
-        paths = [str(folder/p) for p in splits.path]
-        self.folder, self.labels, self.split = folder, dict(zip(paths, splits.label)), dict(zip(paths, splits.split))
+def _photos_of(source, folder, split):
+    "The photos of train and valid, if `source` is the dataset folder; else `source` as it is"
+    if not isinstance(source, (str, os.PathLike)): return source
+    if not os.path.samefile(_expand(source), folder): raise DataError(f'{source}: the splits are those of {folder}')
+    return [Path(path) for path, side in split.items() if side != 'test']
 
-    def items(self, source):
-        "The photos of train and valid, if `source` is the dataset folder; else `source` as it is"
-        if not isinstance(source, (str, os.PathLike)): return source
-        if not os.path.samefile(_expand(source), self.folder): raise DataError(f'{source}: the splits are those of {self.folder}')
-        return [Path(p) for p, split in self.split.items() if split != 'test']
+def _sides(items, split):
+    "Positions of the training and of the validation photos; test photos are in neither"
+    side = [split.get(str(p)) for p in items]
+    return [i for i, s in enumerate(side) if s == 'train'], [i for i, s in enumerate(side) if s == 'valid']
 
-    def label(self, path):
-        if str(path) not in self.labels: raise DataError(f'{path}: not in the splits of {self.folder}')
+class _LabelOf(Transform):
+    "Path of a photo → its label"
+    def __init__(self, labels): self.labels = labels
+    def encodes(self, path):
+        if str(path) not in self.labels: raise DataError(f'{path}: not in the splits')
         return self.labels[str(path)]
-
-    def sides(self, items):
-        "Positions of the training and of the validation photos; test photos are in neither"
-        split = [self.split.get(str(p)) for p in items]
-        return [i for i, s in enumerate(split) if s == 'train'], [i for i, s in enumerate(split) if s == 'valid']
 
 def photo_datablock(
     splits: pd.DataFrame,  # path, label, split
@@ -862,10 +844,12 @@ def photo_datablock(
     cache=None,  # `PhotoCache` of the photos
 ) -> DataBlock:
     "A fastai `DataBlock` over a split dataset: its source is the folder, or a list of photo paths in it"
-    parts = _Splits(splits, _expand(folder))
-    items, label, sides = (partial(f, parts) for f in (_Splits.items, _Splits.label, _Splits.sides))       # a `DataBlock` would rebind methods
-    return DataBlock(blocks=(PhotoBlock(size, cache), CategoryBlock(vocab=sorted(set(splits.label)))), get_items=items, get_y=label,
-                     splitter=sides, batch_tfms=[Augment()] if augment is True else augment or [])
+    folder = _expand(folder)
+    paths = [str(folder/p) for p in splits.path]
+    split = dict(zip(paths, splits.split))
+    return DataBlock(blocks=(PhotoBlock(size, cache), CategoryBlock(vocab=sorted(set(splits.label)))),
+                     get_items=partial(_photos_of, folder=folder, split=split), get_y=_LabelOf(dict(zip(paths, splits.label))),
+                     splitter=partial(_sides, split=split), batch_tfms=[Augment()] if augment is True else augment or [])
 
 def _there(folder, splits):
     "`splits` without photos of train and valid that are gone; `DataError` if too few are left"
