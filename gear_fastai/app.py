@@ -9,6 +9,7 @@ __all__ = ['AppError', 'serve']
 import contextlib, importlib.util, json, os, signal, socket, subprocess, sys, tempfile, time, urllib.request
 from pathlib import Path
 import nbformat
+from jupyter_core.paths import jupyter_data_dir
 from .folder import ModelError
 from .inference import GearClassifier
 
@@ -49,6 +50,11 @@ def _write_app(home, uploader, host, port):
     (home/'voila.json').write_text(json.dumps(config))
     _write_template(home)
 
+def _environment(home):
+    "Environment variables with which Jupyter finds what is installed, and writes its history and keys to the folder `home` only"
+    found = os.pathsep.join(filter(None, [home, os.environ.get('JUPYTER_PATH'), jupyter_data_dir()]))
+    return os.environ | dict(JUPYTER_PATH=found, JUPYTER_DATA_DIR=f'{home}/jupyter', IPYTHONDIR=f'{home}/ipython')
+
 def _check_port(host, port):
     with socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET) as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -75,8 +81,7 @@ def serve(
     with tempfile.TemporaryDirectory(prefix='gear-app-') as tmp:
         _write_app(Path(tmp), dict(absolute, max_mb=max_mb, may_choose_folder=False), host, port)
         with open(Path(tmp)/'log', 'w+') as log:
-            env = os.environ | dict(JUPYTER_PATH=os.pathsep.join(filter(None, [tmp, os.environ.get('JUPYTER_PATH')])))
-            server = subprocess.Popen([sys.executable, '-m', 'voila', 'gear.ipynb'], cwd=tmp, env=env, stdout=log, stderr=log, start_new_session=True)
+            server = subprocess.Popen([sys.executable, '-m', 'voila', 'gear.ipynb'], cwd=tmp, env=_environment(tmp), stdout=log, stderr=log, start_new_session=True)
             try:
                 _wait(server, url, patience, log)
                 yield url, server

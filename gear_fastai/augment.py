@@ -152,6 +152,7 @@ class Augment(RandTransform):
         shift=.12,  # fraction of the side, either way
         shear=0.,  # slant, either way
         stretch=.05,  # change of aspect, either way
+        do_flip=True,  # mirror half of the photos, left to right
         hue=.08,  # turn of hue, fraction of a half turn, either way
         saturation=.4,  # relative change, either way
         strength=.25,  # relative change of all that isn't white, either way
@@ -163,13 +164,13 @@ class Augment(RandTransform):
         p=1.,  # probability for the batch
     ):
         super().__init__(p=p)
-        store_attr('turn,scale,shift,shear,stretch,hue,saturation,strength,grey,cover,several,ground')
+        store_attr('turn,scale,shift,shear,stretch,do_flip,hue,saturation,strength,grey,cover,several,ground')
         self.pictures = None if backgrounds is None else load_grounds(backgrounds)
 
     def _warp(self, x):
         n, u = len(x), _uniform
         a, s, r = u(n, self.turn) * math.pi/180, torch.exp(-torch.empty(n).uniform_(*map(math.log, self.scale))), torch.exp(u(n, self.stretch))
-        flip = torch.randint(0, 2, (n,))*2. - 1
+        flip = torch.randint(0, 2, (n,))*2. - 1 if self.do_flip else torch.ones(n)
         rows = [a.cos()*s*r*flip, (u(n, self.shear) - a.sin())*s, 2*u(n, self.shift), a.sin()*s*r*flip, a.cos()*s/r, 2*u(n, self.shift)]
         m = torch.stack(rows, 1).view(n, 2, 3, 1).to(x.device)
         down, across = ((torch.arange(side, device=x.device) + .5)*2/side - 1 for side in x.shape[2:])

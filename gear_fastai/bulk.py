@@ -6,7 +6,7 @@
 __all__ = ['NAMES', 'ROWS', 'LISTED', 'CatalogueError', 'GearStage', 'Scored', 'score_catalogue']
 
 # %% ../nbs/06b_bulk.ipynb #00db6afa
-import hashlib, io, json, logging, os, socket, uuid, warnings
+import hashlib, io, json, logging, os, secrets, socket, uuid, warnings
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 from .folder import ModelError
 from .inference import GearClassifier, _cores
 from .photo import PhotoError, SUFFIXES, left_out_words, list_photos
@@ -24,7 +25,6 @@ class CatalogueError(ValueError):
 
 def _need():
     "Ray Data, PyArrow's file systems and Parquet; `CatalogueError` if they are not installed"
-    os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
     os.environ.setdefault('RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO', '0')
     try:
         import pyarrow as pa, pyarrow.fs, pyarrow.parquet, ray, ray.data
@@ -336,16 +336,19 @@ def _try_hard(ray, cores):
             why = e
     raise CatalogueError(f"Ray can't be started on this machine ({_short(why)}); is it very busy?")
 
+def _keep_token_private():
+    "Give Ray a token in the environment, unless it has one; else it would write one to the home folder"
+    if not (Path.home()/'.ray/auth_token').exists(): os.environ.setdefault('RAY_AUTH_TOKEN', secrets.token_hex(32))
+
 @contextmanager
 def _local_ray(ray, cores):
     "Ray on this machine, for a while"
-    path = os.environ.get('PYTHONPATH')
     with TemporaryDirectory() as hidden:
         Path(hidden, 'rfc3987_syntax.py').write_text("raise ImportError('hidden by gear_fastai.bulk: it takes seconds to load')\n")
-        os.environ['PYTHONPATH'] = os.pathsep.join([hidden, *([path] if path else [])])
+        _keep_token_private()
         os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')
-        try: _try_hard(ray, cores)
-        finally: os.environ.pop('PYTHONPATH') if path is None else os.environ.update(PYTHONPATH=path)
+        path = os.pathsep.join(filter(None, [hidden, os.environ.get('PYTHONPATH')]))
+        with patch.dict(os.environ, PYTHONPATH=path), patch('ray._private.services.start_api_server', return_value=('', None)): _try_hard(ray, cores)
         try: yield
         finally: ray.shutdown()
 

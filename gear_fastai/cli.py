@@ -128,7 +128,7 @@ def merge(out, folders, classes):
 @click.option('--epochs', type=click.IntRange(0), default=None, help='0 with a timm name: the head alone, on frozen features.  [default: 40 by hand (55 for gear_cnn_160, 12 for gear_cnn_small, 100 with --teacher), 4 with a backbone]')
 @click.option('--size', type=click.IntRange(32), default=None, help='Side of the photos, pixels.  [default: 96 by hand (160 for gear_cnn_160, 64 for gear_cnn_small), 160 with a backbone]')
 @click.option('--bs', type=click.IntRange(2), default=None, help='Photos a batch, of all processes together.  [default: 64 by hand, 32 with a backbone]')
-@click.option('--lr', type=float, default=None, help='Largest learning rate.')
+@click.option('--lr', type=click.FloatRange(0, min_open=True), default=None, help='Largest learning rate.')
 @click.option('--seed', default=42, help='Of all that is left to chance: split, weights, batches.')
 @click.option('--split', type=click.Choice(['grouped', 'random']), default='grouped', help='How to split if DIR has no splits.csv yet.')
 @click.option('--views', type=click.IntRange(1), default=1, help="Of each photo that a timm backbone's head is found on: itself, and augmented ones. More take longer and make it better.")
@@ -136,6 +136,7 @@ def merge(out, folders, classes):
 @click.option('--teacher', default=None, help="timm name of a backbone that teaches a network built by hand; --weights are then the teacher's.")
 @click.option('--ground', type=click.FloatRange(0, 1), default=None, help='Share of the training photos that are cut out and laid on another ground.  [default: 0; 0.5 with --teacher or --backgrounds]')
 @click.option('--backgrounds', default=None, metavar='DIR', help='Pictures to lay them on.  [default: generated textures]')
+@click.option('--flip/--no-flip', 'do_flip', default=True, help='Mirror half of the training photos, left to right; --no-flip where left and right are different classes.')
 @click.option('--half', is_flag=True, help='Keep the weights in half precision: half the size on disk.')
 @click.option('--patience', type=click.IntRange(1), default=None, help='Stop after so many epochs without a better validation loss.')
 @click.option('--out', default=None, metavar='MODEL', help='Model folder to write.  [default: models/ARCH]')
@@ -196,7 +197,8 @@ def _cross_validate(model, folder, folds, method, weights, quiet):
     from gear_fastai.folder import read_gear
     about = read_gear(model)
     notes, arch = about['notes'], about['architecture']
-    recipe = dict(arch=arch, size=about['preprocessing']['size'], **{k: notes[k] for k in ('epochs', 'bs', 'lr', 'teacher', 'pretrained', 'ground', 'views', 'strength') if notes.get(k) is not None})
+    names = 'epochs', 'bs', 'lr', 'teacher', 'pretrained', 'ground', 'views', 'strength', 'do_flip'
+    recipe = dict(arch=arch, size=about['preprocessing']['size'], **{k: notes[k] for k in names if notes.get(k) is not None})
     return cross_validate(folder, f'{model}.cv/{method}-{folds}', folds, grouped=method == 'grouped', progress=not quiet, weights=weights, **recipe)
 
 def _extra(ev, model, folder, others, report):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['default_cfgs', 'ChallengeCNN', 'conv', 'Residual', 'Inverted', 'GearCNN', 'gear_cnn', 'gear_cnn_160',
-           'gear_cnn_small', 'challenge_cnn', 'muon', 'cnn_learner']
+           'gear_cnn_small', 'challenge_cnn', 'muon', 'photo_size', 'cnn_learner']
 
 # %% ../nbs/03_cnn.ipynb #53cb4488
 from fastai.vision.all import *
@@ -12,6 +12,7 @@ import timm
 from timm.layers import to_2tuple
 from timm.optim import Muon
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from .folder import HAND_BUILT
 from .training import photo_learner
 
 # %% ../nbs/03_cnn.ipynb #9620ae67
@@ -152,6 +153,16 @@ def muon(
     "timm's Muon for fastai: weights of convolutions and dense layers take orthogonalised steps, all else AdamW's"
     return OptimWrapper(params, Muon, lr=lr, **dict(dict(momentum=.9, nesterov=True), **kwargs))
 
+def photo_size(
+    dls: DataLoaders,  # of `data.dataloaders`, or fastai's own
+) -> int:  # pixels
+    "The side of the photos that loaders give; `ValueError` if they are not square color photos"
+    if isinstance(size := getattr(dls, 'size', None), int): return size
+    x = dls.valid.one_batch()[0]
+    if isinstance(x, Tensor) and x.ndim == 4 and x.shape[1] == 3 and x.shape[2] == x.shape[3]: return x.shape[3]
+    given = f'a batch of shape {tuple(x.shape)}' if isinstance(x, Tensor) else f'batches of {type(x).__name__}'
+    raise ValueError(f'the loaders give {given}; square color photos are needed: use dataloaders(folder), or item_tfms=Resize(128)')
+
 def cnn_learner(
     dls: DataLoaders,  # of `data.dataloaders`
     arch: str = 'gear_cnn',  # or 'challenge_cnn'
@@ -159,5 +170,8 @@ def cnn_learner(
     **kwargs,  # to `photo_learner`
 ) -> Learner:
     "A fastai `Learner` on a hand-built network with random weights"
-    args = dict(model_args or {}, **(dict(img_size=dls.size) if arch == 'challenge_cnn' else {}))
+    if arch not in HAND_BUILT:
+        name = getattr(arch, '__name__', arch)
+        raise ValueError(f"cnn_learner trains {', '.join(HAND_BUILT)} from scratch; for '{name}' use transfer_learner(dls, '{name}')")
+    args = dict(model_args or {}, **(dict(img_size=photo_size(dls)) if arch == 'challenge_cnn' else {}))
     return photo_learner(dls, timm.create_model(arch, num_classes=dls.c, **args), **dict(dict(lr=3e-3, opt_func=muon), **kwargs))

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['HAND_BUILT', 'FORMAT', 'FILES', 'usual_size', 'ModelError', 'to_disk', 'writing', 'recover', 'clear_leftovers',
-           'whole_folder', 'digests', 'read_checked', 'steady', 'read_gear', 'read_model']
+           'check_replaceable', 'whole_folder', 'replace_folder', 'digests', 'read_checked', 'steady', 'read_gear',
+           'read_model']
 
 # %% ../nbs/04a_folder.ipynb #0e299db6
 import contextlib, errno, functools, hashlib, json, math, os, re, shutil
@@ -67,6 +68,14 @@ def clear_leftovers(
     for p in (_unfinished(dest), _spare(dest), dest.with_name(f'{dest.name}.checkpoint.tmp'), *(dest.glob('.*') if (dest/'gear.json').is_file() else ())):
         shutil.rmtree(p) if p.is_dir() else p.unlink(missing_ok=True)
 
+def check_replaceable(
+    dest,  # folder to write
+):
+    "`ModelError` if `dest` holds something else than a saved model"
+    dest = Path(dest)
+    free = not dest.exists() or dest.is_dir() and not any(dest.iterdir())
+    if not (free or (dest/'gear.json').is_file()): raise ModelError(f'{dest}: exists and is no saved model; name another folder')
+
 @contextlib.contextmanager
 def whole_folder(
     dest,  # folder to write; a model folder there is replaced, anything else is refused
@@ -74,8 +83,7 @@ def whole_folder(
     "A temporary folder that takes the place of `dest` when all in it was written, and vanishes otherwise"
     dest = Path(dest)
     clear_leftovers(dest)
-    if dest.exists() and not ((dest/'gear.json').is_file() or dest.is_dir() and not any(dest.iterdir())):
-        raise ModelError(f'{dest}: exists and is no saved model; name another folder')
+    check_replaceable(dest)
     dest.parent.mkdir(parents=True, exist_ok=True)
     tmp = _unfinished(dest)
     tmp.mkdir()
@@ -83,28 +91,36 @@ def whole_folder(
         with writing(dest, 'what was there before is kept'):
             yield tmp
             for f in tmp.iterdir(): to_disk(f)
-        _replace(tmp, dest, _spare(dest))
+        replace_folder(tmp, dest)
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
-def _replace(tmp, dest, spare):
-    "Put `tmp` in the place of `dest`"
+def replace_folder(
+    new,  # a whole model folder beside `dest`
+    dest,  # the model folder to replace, if there is one
+):
+    "Rename `new` to `dest`; a reader of `dest` finds one of the two at any moment"
     while True:
-        if dest.exists(): dest.rename(spare)
-        try: tmp.rename(dest)
+        if dest.exists(): dest.rename(_spare(dest))
+        try: new.rename(dest)
         except OSError:
             if not dest.exists(): raise                                 # else a reader found no model for a moment, and put the former one back
-        else: return shutil.rmtree(spare, ignore_errors=True)
+        else: return shutil.rmtree(_spare(dest), ignore_errors=True)
 
 # %% ../nbs/04a_folder.ipynb #fc1a63b7
 FORMAT = 1  # of gear.json
 FILES = ('gear.json', 'config.json', 'model.safetensors', 'model.onnx')  # what a model can't be without
 
 # %% ../nbs/04a_folder.ipynb #3196fb81
+def _digest(name, raw):
+    "SHA-256 of a file's content; in a text file, line endings don't count"
+    if name.endswith('.json'): raw = raw.replace(b'\r\n', b'\n')
+    return hashlib.sha256(raw).hexdigest()
+
 def digests(
     folder,  # a model folder in the making
 ) -> dict:  # name → SHA-256
-    "What gear.json says of the other files"
-    return {f: hashlib.sha256((Path(folder)/f).read_bytes()).hexdigest() for f in FILES[1:]}
+    "Digests of a model folder's files, for `gear.json`"
+    return {f: _digest(f, (Path(folder)/f).read_bytes()) for f in FILES[1:]}
 
 def read_checked(
     folder,  # a model folder
@@ -113,7 +129,7 @@ def read_checked(
 ) -> bytes:
     "A file of a saved model; `ModelError` if it is not the one that was saved"
     raw = (Path(folder)/name).read_bytes()
-    if hashlib.sha256(raw).hexdigest() != about['files'].get(name):
+    if _digest(name, raw) != about['files'].get(name):
         raise ModelError(f'{folder}/{name}: not the file that was saved (changed or damaged); copy the folder again or save the model anew')
     return raw
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import gear_fastai, numpy as np, onnxruntime
 from PIL import Image
 from .folder import ModelError, read_model
-from .photo import PhotoError, left_out_words, list_photos, normalize, open_photo, square, thumbnail
+from .photo import FASTAI_RESIZES, PhotoError, left_out_words, list_photos, normalize, open_photo, thumbnail, to_pixels
 
 # %% ../nbs/06_inference.ipynb #7a0547b4
 @dataclass(frozen=True)
@@ -124,6 +124,7 @@ class _SavedNetwork:
         about, self._raw = read_model(self.folder, 'model.onnx')
         p = about['preprocessing']
         self.labels, self.temperature, self.size, self.mean, self.std = about['labels'], about['temperature'], p['size'], p['mean'], p['std']
+        self.resize = p.get('resize')
         self.threshold = about.get('rejection_threshold') if threshold is None else threshold
         if len(self._session(threads).get_outputs()) == 1: self.threshold = None                    # saved before there was a similarity
 
@@ -136,7 +137,7 @@ class _SavedNetwork:
     def __repr__(self): return f'{type(self).__name__}({_from_here(self.folder)!r}): {len(self.labels)} classes, {self.size} pixels'
 
     def look(self,
-        pixels: np.ndarray,  # uint8 (N, size, size, 3), of `photo.to_array`
+        pixels: np.ndarray,  # uint8 (N, size, size, 3), of `photo.to_pixels`
         threads: int = None,  # to use for this; default: the classifier's
     ) -> tuple:  # calibrated probabilities, float32 (N, classes); similarities, float32 (N,), NaN from a model that was saved before there were any
         "What the network says of squared photos"
@@ -156,11 +157,11 @@ class GearClassifier(_SavedNetwork):
     _keeps = True  # thumbnails of photos in memory
 
     def _read(self, src):
-        "The pixels of a photo as `to_array` gives them, and what to keep for showing it"
-        im = open_photo(src, self.size)
+        "The pixels of a photo as `to_pixels` gives them, and what to keep for showing it"
+        im = open_photo(src, None if self.resize in FASTAI_RESIZES else self.size)
         if (path := _path(src)) is not None: kept = os.path.abspath(os.path.expanduser(path))
         else: kept = thumbnail(im, 224) if self._keeps else None
-        return np.asarray(square(im, self.size)), kept
+        return to_pixels(im, self.size, self.resize), kept
 
     def _try_to_read(self, src):
         "What `_read` gives, or the `PhotoError` that it raises"

@@ -8,38 +8,28 @@ __all__ = ['export_onnx', 'fingerprint', 'save_model', 'write_history', 'note_ev
 
 # %% ../nbs/05_model.ipynb #1ac8453e
 import contextlib, hashlib, json, math, os, shutil, sys, time, warnings
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
 import numpy as np, onnx, onnxruntime, pandas as pd, timm
 from fastai.vision.all import *
+from matplotlib.figure import Figure
 from scipy.special import softmax
 from timm.models._hub import save_for_hf
 from timm.utils import unwrap_model
 import gear_fastai.cnn  # registers the hand-built networks with timm
 from .augment import Augment
-from .calibration import calibration_error, fit_temperature, rejection_threshold
+from .calibration import MIN_PHOTOS, calibration_error, fit_temperature, rejection_threshold
 from .cnn import cnn_learner
 from .distill import TAUGHT, pupil_learner, taught_dataloaders
-from .data import DataError, MANIFEST, dataloaders, read_splits, split_dataset, write_splits
-from .folder import FORMAT, HAND_BUILT, ModelError, clear_leftovers, digests, read_gear, read_model, steady, usual_size, whole_folder, writing
+from .data import DataError, dataloaders, ensure_splits, file_digest, write_splits
+from .folder import FORMAT, HAND_BUILT, ModelError, check_replaceable, clear_leftovers, replace_folder, digests, read_gear, read_model, steady, usual_size, whole_folder, writing
 from .photo import normalize, to_array
 from .training import Checkpoint, CheckpointError, best_epoch, check_about, from_rank0, on_all_ranks, photo_learner, plot_history
-from .transfer import frozen, transfer_learner
+from .transfer import _Seeing, frozen, head_logits, transfer_learner, write_onnx
 
 # %% ../nbs/05_model.ipynb #f37289ef
-class _Seeing(nn.Module):
-    "A timm model that answers logits (N, C), and its normalised features (N, F) or, if there are `known` ones (M, F), the cosine of the nearest (N,)"
-    def __init__(self, model, known=None):
-        super().__init__()
-        self.model = model
-        self.register_buffer('known', None if known is None else known.T.contiguous())
-
-    def forward(self, x):
-        x = self.model.forward_features(x)
-        features = F.normalize(self.model.forward_head(x, pre_logits=True).flatten(1))
-        return self.model.forward_head(x), features if self.known is None else (features @ self.known).amax(1)
-
 def export_onnx(
     model: nn.Module,  # a timm model, on the CPU, in evaluation mode
     known: Tensor,  # (M, F), normalised features of training photos; rounded to half precision
@@ -50,12 +40,9 @@ def export_onnx(
 ) -> float:  # the largest difference found
     "Write `model` for ONNX Runtime: `image` (N, 3, S, S), any N → `logits` (N, classes), `similarity` (N,); `ModelError` if it answers otherwise than torch"
     model, names = _Seeing(model, known.half().float()).eval(), ['logits', 'similarity']
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter('ignore')
-        torch.onnx.export(model, (torch.from_numpy(check[:2]),), str(path), input_names=['image'], output_names=names,
-                          dynamic_axes={k: {0: 'n'} for k in ('image', *names)}, dynamo=False, verbose=False,
-                          **(dict(training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False) if half else {}))  # as they are, unmerged
-        want = [o.numpy() for o in model(torch.from_numpy(check))]
+    unmerged = dict(training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False) if half else {}
+    write_onnx(model, torch.from_numpy(check[:2]), str(path), names, **unmerged)
+    with torch.no_grad(): want = [o.numpy() for o in model(torch.from_numpy(check))]
     _halve(path, lambda w: half or w.name == 'known')
     got = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider']).run(None, {'image': check})
     worst = float(max(np.abs(softmax(got[0], 1) - softmax(want[0], 1)).max(), np.abs(got[1] - want[1]).max()))
@@ -69,6 +56,7 @@ def _halve(path, which):
     for w in large:
         proto.graph.node.insert(0, onnx.helper.make_node('Cast', [w.name + '.half'], [w.name], to=onnx.TensorProto.FLOAT))
         w.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(w).astype(np.float16), w.name + '.half'))
+    proto.model_version = 0                             # a zero byte near the start, so that git never takes the file for text
     onnx.save(proto, path)
 
 # %% ../nbs/05_model.ipynb #d101e08b
@@ -79,8 +67,15 @@ def fingerprint(
     "What a model was trained on, so that a later dataset can be told from it"
     h = hashlib.blake2b(digest_size=16)
     for r in splits.sort_values('path').itertuples():
-        h.update(f'{r.path}\t{r.label}\t{r.split}\t{(Path(folder)/r.path).stat().st_size}\n'.encode())
+        h.update(f'{r.path}\t{r.label}\t{r.split}\t{(Path(folder)/r.path).stat().st_size}\n'.encode(errors='surrogateescape'))
     return dict(photos=len(splits), classes=splits.label.nunique(), split=splits.split.value_counts().to_dict(), blake2b=h.hexdigest())
+
+def _with_digests(splits, folder):
+    "`splits` with a digest of the file of each photo in train or valid, by which it is recognized when it was moved or renamed; '' for others"
+    def digest(row):
+        path = Path(folder)/row.path
+        return file_digest(path) if row.split != 'test' and path.is_file() else ''
+    with ThreadPoolExecutor() as pool: return splits.assign(digest=list(pool.map(digest, splits.itertuples())))
 
 def _describe(learn, row, calibration, onnx_difference, notes):
     "The content of gear.json"
@@ -96,18 +91,21 @@ def _describe(learn, row, calibration, onnx_difference, notes):
 # %% ../nbs/05_model.ipynb #253570cc
 def _look(learn, model, most=2000):
     "Normalised features of `most` training photos (M, F) and of the validation photos (N, F), as `model` sees them; logits (N, C) and labels (N,) of these"
-    valid, head = learn.dls.valid, model.get_classifier()
+    valid = learn.dls.valid
     labels = torch.cat([y.cpu() for _, y in valid])
     paths = [learn.dls.folder/p for p in learn.dls.splits.query('split == "train"').path]
     every = -(-len(paths)//most)
-    if (seen := getattr(learn, 'seen', None)): return F.normalize(seen[0][::every]), F.normalize(seen[1]), head(seen[1]).detach(), labels       # of a head found on features
+    if (seen := getattr(learn, 'seen', None)): return F.normalize(seen[0][::every]), F.normalize(seen[1]), head_logits(model, seen[1]), labels       # of a head found on features
     train = learn.dls.test_dl(paths[::every], bs=64)
     see = frozen(_Seeing(model), valid.one_batch()[0][:2].cpu())
     logits, features = (torch.cat(o) for o in zip(*(see(b[0].cpu()) for b in valid)))
     return torch.cat([see(b[0].cpu())[1] for b in train]), features, logits, labels
 
 def _calibrate(known, features, logits, labels, rate=.02):
-    "Temperature and threshold for gear.json, from what `_look` gives; a share of `rate` of the validation photos is called unlike anything known"
+    "Fit temperature and rejection threshold on the validation photos, of which a share of `rate` is rejected"
+    if len(labels) < MIN_PHOTOS:
+        warnings.warn(f'{len(labels)} validation photos are too few to calibrate with, {MIN_PHOTOS} are needed: the temperature stays 1 and no photo is rejected')
+        return dict(temperature=1., rejection_threshold=None)
     t = fit_temperature(logits.numpy(), labels.numpy())
     right = logits.argmax(1) == labels
     error = {when: calibration_error(torch.softmax(logits/d, 1).amax(1), right) for when, d in (('before', 1), ('after', t))}
@@ -115,6 +113,10 @@ def _calibrate(known, features, logits, labels, rate=.02):
     return dict(temperature=t, rejection_threshold=rejection_threshold((features @ known.T).amax(1).numpy(), rate), calibration=about)
 
 # %% ../nbs/05_model.ipynb #ae997f55
+def _separate(model, state, *args):
+    "Give each entry of a state dict its own memory: safetensors refuses weights that two parts of a network share"
+    for name, weight in state.items(): state[name] = weight.clone(memory_format=torch.contiguous_format)
+
 def save_model(
     learn: Learner,  # on a timm model, with `dls` of `data.dataloaders`
     dest,  # folder; a model there is replaced
@@ -131,13 +133,15 @@ def save_model(
     check = normalize(np.stack([to_array(p, dls.size) for p in dls.valid_ds.items[:8]]), cfg['mean'], cfg['std'])
     seen = _look(learn, model)
     with whole_folder(dest) as tmp:
+        hook = model.register_state_dict_post_hook(_separate)
         save_for_hf(model.half() if half else model, tmp, model_config=dict(label_names=list(dls.vocab)), safe_serialization=True,
                     data_config=dict(input_size=(3, dls.size, dls.size), mean=cfg['mean'], std=cfg['std'], interpolation='bicubic', crop_pct=1.))
+        hook.remove()
         worst = export_onnx(model.float(), seen[0], tmp/'model.onnx', check, half=half)
         about = dict(_describe(learn, rows[saved] if rows else {}, _calibrate(*seen), worst, notes), files=digests(tmp))
         (tmp/'gear.json').write_text(json.dumps(about, indent=1))
         shutil.copymode(tmp/'gear.json', tmp/'model.safetensors')       # safetensors lets nobody else read its files
-        write_splits(tmp, dls.splits)
+        write_splits(tmp, _with_digests(dls.splits, dls.folder))
         (tmp/'README.md').write_text(_card(Path(dest).name, about), encoding='utf-8')
         if rows: write_history(learn, tmp, saved)
     return Path(dest)
@@ -157,9 +161,10 @@ def write_history(
         finally: tmp.unlink(missing_ok=True)
 
 def _draw(history, saved, f):
-    ax = plot_history(history, saved)
+    "Save the loss plot; a `Figure` of its own needs no display, whatever `MPLBACKEND` says"
+    ax = Figure(figsize=(6, 3.5), layout='constrained').subplots()
+    plot_history(history, saved, ax)
     ax.figure.savefig(f, dpi=100, format='png')
-    plt.close(ax.figure)
 
 # %% ../nbs/05_model.ipynb #255d5e8b
 def _card(name, about):
@@ -204,9 +209,16 @@ def note_evaluation(
     "Enter test figures into a saved model's gear.json and model card"
     folder, about = Path(folder), read_gear(folder)
     about['evaluations'].append(dict(what=what, n=ev.n, accuracy=ev.accuracy, accuracy_ci95=list(ev.accuracy_ci95), macro_f1=ev.macro_f1))
-    for name, text in (('gear.json', json.dumps(about, indent=1)), ('README.md', _card(folder.name, about))):
-        (folder/f'.{name}').write_text(text, encoding='utf-8')
-        os.replace(folder/f'.{name}', folder/name)
+    _replace_text(folder/'gear.json', json.dumps(about, indent=1))
+    _write_card(folder, folder.name, about)
+
+def _write_card(folder, name, about): _replace_text(folder/'README.md', _card(name, about))
+
+def _replace_text(path, text):
+    "Write a text file whole or not at all"
+    tmp = path.with_name(f'.{path.name}')
+    tmp.write_text(text, encoding='utf-8')
+    os.replace(tmp, path)
 
 # %% ../nbs/05_model.ipynb #8a3b37e2
 @steady
@@ -235,12 +247,17 @@ class SaveBest(Callback):
 
     def __init__(self,
         dest,  # model folder
-        monitor: str = 'valid_loss',  # column of the history; a loss is best when small, a metric when large
+        monitor: str = 'valid_loss',  # column of the history
+        comp=None,  # `np.less` or `np.greater`; default, as in fastai: smaller is better if the name holds 'loss' or 'error'
         share: float = .02,  # of the time, at most, goes into writing before the end
         **kwargs,  # to `save_model`
-    ): self.dest, self.monitor, self.share, self.kwargs, self.saved, self.unsaved = Path(dest), monitor, share, kwargs, None, None
+    ):
+        self.dest, self.monitor, self.comp, self.share, self.kwargs = Path(dest), monitor, comp, share, kwargs
+        self.saved, self.unsaved = None, None
 
     def before_fit(self):
+        names = self.recorder.metric_names[1:-1]        # without epoch and time
+        best_epoch(pd.DataFrame(1., [0], names), self.monitor, self.comp)           # refuse a wrong name before the first epoch
         self.cost, self.wrote = 1.5, time.perf_counter()                             # seconds that writing takes, until it has been measured; when that was
         if self.recorder.history and not self.recorder.replay: self._consider()      # a head that was trained before
 
@@ -249,12 +266,15 @@ class SaveBest(Callback):
 
     def after_epoch(self):
         if self.recorder.train_loss.count: self._consider()                          # not for an epoch that was run before an interruption
-        elif self.recorder.history: self.saved = self._best()
+        elif self.recorder.history: self.saved = self.recorder.saved = self._best()
 
-    def _best(self): return best_epoch(self.recorder.to_frame(), self.monitor)
+    def _best(self): return best_epoch(self.recorder.to_frame(), self.monitor, self.comp)
 
     def _consider(self):
-        if self.saved != (best := self._best()): self.saved, self.unsaved = best, deepcopy(self.model.state_dict())
+        best = self._best()
+        if best == self.saved: return
+        self.saved = self.recorder.saved = best
+        self.unsaved = deepcopy(self.model.state_dict())
 
     def flush(self, learn):
         "Write what has not been written yet"
@@ -272,26 +292,46 @@ class SaveBest(Callback):
         elif self.saved is not None and self.dest.exists(): write_history(self.learn, self.dest, self.saved)
 
 # %% ../nbs/05_model.ipynb #b948b9d3
-def _splits_of(folder, method, seed, progress):
-    "The dataset's manifest, made if there is none; only kept in memory where the folder can't be written to"
-    if isinstance(method, pd.DataFrame): return method
-    if (Path(folder)/MANIFEST).exists(): return read_splits(folder)
-    splits = split_dataset(folder, method, seed=seed, progress=progress)
-    try: write_splits(folder, splits)
-    except OSError as e: warnings.warn(f'{folder}: the manifest could not be written there ({e.strerror}); the model folder holds it')
-    return splits
-
 def _beside(out): return out.with_name(f'{out.name}.checkpoint')
 
-def _make_way(out):
-    "Rename what bears the new model's name, and the checkpoint of an interrupted run: `mine` → `mine.1`"
-    if out.exists() and not (out/'gear.json').is_file(): raise ModelError(f'{out}: exists and is no saved model; name another folder')
-    names = [name for name in (noop, _beside) if name(out).exists()]
-    if not names: return
-    kept = next(k for n in range(1, 10_000) if not ((k := out.with_name(f'{out.name}.{n}')).exists() or _beside(k).exists()))
-    for name in names: name(out).rename(name(kept))
-    if _beside in names: warnings.warn(f'{out}: a run of that name was interrupted; it is kept as {kept}, and goes on with --resume --out {kept}')
-    else: warnings.warn(f'{out}: a model of that name was there; it is kept as {kept}')
+def _new(out): return out.with_name(f'{out.name}.new')
+
+def _run_folder(out, resume):
+    "The folder that a run writes: `out`, or `out.new` while `out` is taken; with `resume`, the one that has a checkpoint"
+    if resume:
+        for folder in (_new(out), out):
+            if _beside(folder).exists(): return folder
+    taken = (out/'gear.json').is_file() or _beside(out).exists()
+    return _new(out) if taken else out
+
+def _free_name(out):
+    "`mine.1`, or the first of `mine.2`, … that is free"
+    names = (out.with_name(f'{out.name}.{n}') for n in range(1, 10_000))
+    return next(name for name in names if not (name.exists() or _beside(name).exists()))
+
+def _keep_checkpoint(folder, kept):
+    "Rename the checkpoint of `folder`, if there is one"
+    if not _beside(folder).exists(): return
+    _beside(folder).rename(_beside(kept))
+    warnings.warn(f'{folder}: a run of that name was interrupted; it is kept as {kept}, and goes on with --resume --out {kept}')
+
+def _make_way(run, out):
+    "Rename what an interrupted run left under the name `run`, `mine.new` → `mine.1`; an empty `mine.new` says that a run has begun"
+    kept = _free_name(out)
+    if (run/'gear.json').is_file(): run.rename(kept)
+    _keep_checkpoint(run, kept)
+    if run != out: run.mkdir(exist_ok=True)
+
+def _promote(run, out):
+    "Put the finished model `run` in the place of `out`, which is kept under another name"
+    if run == out: return
+    kept = _free_name(out)
+    if (out/'gear.json').is_file():
+        with whole_folder(kept) as tmp: shutil.copytree(out, tmp, dirs_exist_ok=True)
+        warnings.warn(f'{out}: a model of that name was there; it is kept as {kept}')
+    _keep_checkpoint(out, kept)
+    _write_card(run, out.name, read_gear(run))
+    replace_folder(run, out)
 
 # %% ../nbs/05_model.ipynb #42d61e32
 def _about(splits, folder, **settings):
@@ -311,6 +351,12 @@ def _finished(out, about, patience):
     if len(history) < about['epochs'] + (about['arch'] not in HAND_BUILT) and not (patience and len(history) - best_epoch(history) > patience): return
     warnings.warn(f'{out}: its training is complete, there is nothing to resume; to train anew, leave out --resume')
     return history.to_dict('records')
+
+def _complete(out, about, patience):
+    "The history of a complete model `out`; one that was complete but not yet in its place is put there"
+    last = _new(out) if _new(out).exists() else out             # what the last run wrote
+    if (rows := _finished(last, about, patience)): _promote(last, out)
+    return rows
 
 @contextlib.contextmanager
 def _reporting(learn, progress):
@@ -335,19 +381,36 @@ def _variation(arch):
     "What `Augment` is given for `arch`, without a teacher"
     return _BRIEF if arch == 'gear_cnn_small' or arch not in HAND_BUILT else {}
 
-def _check_options(arch, epochs, ground, views, strength, teacher):
+def _check_options(arch, epochs, teacher):
     "`ValueError` for what `train_model` can't do"
     by_hand = arch in HAND_BUILT
-    if not 0 <= ground <= 1: raise ValueError(f'ground={ground}: a probability, 0 to 1')
-    if by_hand and (views != 1 or strength is not None): raise ValueError(f'views and strength are of the head on a frozen backbone; {arch} has none, leave them out')
-    if views < 1: raise ValueError(f'views={views}: must be 1 or more')
-    if strength is not None and not strength > 0: raise ValueError(f'strength={strength}: must be more than 0')
     if teacher and not by_hand: raise ValueError(f"teacher='{teacher}': only {' and '.join(HAND_BUILT)} are taught, {arch} has weights of its own")
     if epochs < (1 if by_hand else 0): raise ValueError(f'epochs={epochs}: {arch} needs at least one' if by_hand else f'epochs={epochs}: must be 0 or more')
 
-def _learner(folder, splits, arch, size, bs, weights, pretrained, teacher, ground, backgrounds, progress):
+def _check_numbers(ground, **positive):
+    "`ValueError` for a number out of range; None stands for the default"
+    if ground is not None and not 0 <= ground <= 1: raise ValueError(f'ground={ground}: a probability, 0 to 1')
+    for name, value in positive.items():
+        if value is not None and not 0 < value < math.inf: raise ValueError(f'{name}={value}: must be more than 0')
+
+def _refuse(why, **options):
+    "`ValueError` that names the options that were given, though they would do nothing"
+    if (given := [f'{name}={value}' for name, value in options.items() if value is not None]):
+        raise ValueError(f"{', '.join(given)}: {why}; leave {'it' if len(given) == 1 else 'them'} out")
+
+def _check_use(arch, epochs, teacher, weights, pretrained, views, strength, lr, patience, ground, backgrounds):
+    "`ValueError` for options that would do nothing"
+    random = None if pretrained else False
+    if arch in HAND_BUILT:
+        _refuse(f'for the linear probe on a pretrained backbone, and {arch} has none', views=None if views == 1 else views, strength=strength)
+        if not teacher: _refuse(f'{arch} is trained from scratch', weights=weights, pretrained=random)
+    if weights is not None: _refuse('contradicts weights', pretrained=random)
+    if epochs == 0: _refuse('with epochs=0 only the head is fitted, in closed form', lr=lr, patience=patience)
+    if ground == 0: _refuse('no photo gets another background with ground=0', backgrounds=backgrounds)
+
+def _learner(folder, splits, arch, size, bs, weights, pretrained, teacher, ground, backgrounds, do_flip, progress):
     "The learner that `train_model` trains"
-    grounds = dict(ground=ground, backgrounds=backgrounds)
+    grounds = dict(ground=ground, backgrounds=backgrounds, do_flip=do_flip)
     if teacher:
         dls = taught_dataloaders(folder, teacher, weights, pretrained, size=size, bs=bs, splits=splits, augment=[Augment(**TAUGHT | grounds)], progress=progress)
         return pupil_learner(dls, arch)
@@ -362,13 +425,13 @@ def _shares(splits, bs, ranks):
     bs = -(-bs//ranks)*ranks
     return bs, min(bs, (splits.split == 'train').sum())//ranks
 
-def _begin(out, checkpoint, resume):
+def _begin(run, out, checkpoint, resume):
     "Make way for the new model, or see that the interrupted run's is there"
     if checkpoint.state:
-        if not (checkpoint.state['unsaved'] or out.exists()): raise CheckpointError(f'{out}: the model of the interrupted run is gone; put it back, or train without --resume')
+        if not (checkpoint.state['unsaved'] or run.exists()): raise CheckpointError(f'{run}: the model of the interrupted run is gone; put it back, or train without --resume')
         return
     if resume: warnings.warn(f'{checkpoint.path}: no such checkpoint, nothing to resume; training starts anew')
-    _make_way(out)
+    _make_way(run, out)
 
 def _together(learn, seed):
     "What makes `learn` one of several that train together"
@@ -409,6 +472,7 @@ def train_model(
     teacher: str = None,  # timm name of a backbone that teaches the hand-built network, see `distill`
     ground: float = None,  # probability that a training photo is cut out and laid on another ground, see `augment`; default: 0; .5 with a teacher or backgrounds
     backgrounds=None,  # folder of pictures to lay them on; default: generated textures
+    do_flip: bool = True,  # mirror half of the training photos, left to right; turn it off where left and right are different classes
     half: bool = False,  # keep the weights in half precision: half the size on disk
     resume: bool = False,  # go on where an interrupted run with the same settings stopped
     patience: int = None,  # stop when the validation loss has not got better for so many epochs
@@ -418,28 +482,35 @@ def train_model(
     "Split, train, and save the best epoch's model as it appears"
     out = Path(out or f'models/{arch}')
     usual = _recipe(arch, teacher)
-    epochs, size, bs, lr = ifnone(epochs, usual[0]), size or usual_size(arch), bs or usual[1], lr or usual[2]
+    epochs = ifnone(epochs, usual[0])
+    _check_numbers(ground, lr=lr, bs=bs, size=size, views=views, strength=strength, patience=patience)
+    _check_use(arch, epochs, teacher, weights, pretrained, views, strength, lr, patience, ground, backgrounds)
+    size, bs, lr = ifnone(size, usual_size(arch)), ifnone(bs, usual[1]), ifnone(lr, usual[2])
+    check_replaceable(out)
     if ground is None: ground = TAUGHT['ground'] if teacher else .5 if backgrounds else 0.
-    _check_options(arch, epochs, ground, views, strength, teacher)
+    _check_options(arch, epochs, teacher)
     progress, rank, ranks = progress and not rank_distrib(), rank_distrib(), max(num_distrib(), 1)
-    splits = from_rank0(lambda: _splits_of(folder, split, seed, progress))
+    splits = from_rank0(lambda: ensure_splits(folder, split, seed, progress))
     bs, each = _shares(splits, bs, ranks)
-    about = from_rank0(lambda: _about(splits, folder, arch=arch, epochs=epochs, size=size, bs=bs, lr=lr, seed=seed, teacher=teacher, ground=ground, views=views, strength=strength))
-    from_rank0(lambda: clear_leftovers(out))
-    checkpoint = Checkpoint(_beside(out), resume, about)
-    if resume and not checkpoint.state and (rows := from_rank0(lambda: _finished(out, about, patience))):
+    about = from_rank0(lambda: _about(splits, folder, arch=arch, epochs=epochs, size=size, bs=bs, lr=lr, seed=seed, teacher=teacher, ground=ground, views=views, strength=strength, do_flip=do_flip))
+    run = from_rank0(lambda: _run_folder(out, resume))
+    from_rank0(lambda: [clear_leftovers(folder) for folder in (run, out)])
+    checkpoint = Checkpoint(_beside(run), resume, about)
+    if resume and not checkpoint.state and (rows := from_rank0(lambda: _complete(out, about, patience))):
         learn = photo_learner(dataloaders(folder, size, each, splits), from_rank0(lambda: load_model(out)))
         learn.recorder.history = rows
         return learn
     set_seed(seed, reproducible=True)
-    learn = _learner(folder, splits, arch, size, each, weights, pretrained, teacher, ground, backgrounds, progress)
-    from_rank0(lambda: _begin(out, checkpoint, resume))
+    learn = _learner(folder, splits, arch, size, each, weights, pretrained, teacher, ground, backgrounds, do_flip, progress)
+    from_rank0(lambda: _begin(run, out, checkpoint, resume))
     if checkpoint.state: checkpoint.restore(learn)
-    how = dict(notes=dict(seed=seed, epochs=epochs, bs=bs, lr=lr, teacher=teacher, pretrained=pretrained, ground=ground, views=views, strength=strength), half=half)
+    how = dict(notes=dict(seed=seed, epochs=epochs, bs=bs, lr=lr, teacher=teacher, pretrained=pretrained, ground=ground, views=views, strength=strength, do_flip=do_flip), half=half)
     cbs = [checkpoint, *([EarlyStoppingCallback(patience=patience)] if patience else []), *L(cbs)]
     head = dict(freeze_epochs=views) | (dict(strengths=(strength,)) if strength else {})
-    _fit(learn, epochs, lr, head, cbs, SaveBest(out, **how), seed, progress)
-    if not (epochs or rank): save_model(learn, out, **how)
-    if not rank: checkpoint.path.unlink(missing_ok=True)
+    _fit(learn, epochs, lr, head, cbs, SaveBest(run, **how), seed, progress)
+    if not (epochs or rank): save_model(learn, run, **how)
+    if not rank:
+        checkpoint.path.unlink(missing_ok=True)
+        _promote(run, out)
     distrib_barrier()
     return learn

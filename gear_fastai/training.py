@@ -24,6 +24,7 @@ class EpochRecorder(Recorder):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.train_loss, self.history, self.replay = AvgLoss(), [], []
+        self.saved = None                               # row of `history` whose weights were saved, see `SaveBest`
 
     def before_epoch(self):
         super().before_epoch()
@@ -77,25 +78,36 @@ def parting(
     return int(first) if first < len(history) else None
 
 def best_epoch(
-    history: pd.DataFrame,  # a row per epoch
-    monitor: str = 'valid_loss',  # a loss is best when small, any other column when large
+    history: pd.DataFrame,  # one row per epoch
+    monitor: str = 'valid_loss',  # a column of `history`
+    comp=None,  # `np.less` or `np.greater`; default, as in fastai: smaller is better if the name holds 'loss' or 'error'
 ) -> int:  # index of a row
-    "The epoch with the best `monitor`; the first of equals"
-    return int((history[monitor].idxmin if 'loss' in monitor else history[monitor].idxmax)())
+    "Find the epoch with the best `monitor`, the first of equals; `ValueError` if there is no such column or no finite value in it"
+    if monitor not in history: raise ValueError(f"monitor='{monitor}': no such column; choose from {', '.join(history.columns)}")
+    values = history[monitor].where(np.isfinite(history[monitor]))
+    if values.isna().all(): raise ValueError(f'{monitor} is not a number in any epoch: training diverged; use a lower learning rate')
+    return int(values.idxmin() if _smaller_is_better(monitor, comp) else values.idxmax())
+
+def _smaller_is_better(monitor, comp):
+    if comp is None: return 'loss' in monitor or 'error' in monitor
+    if comp not in (np.less, np.greater): raise ValueError(f'comp={comp!r}: choose np.less or np.greater')
+    return comp is np.less
 
 def plot_history(
     history: pd.DataFrame,  # epoch, train_loss, valid_loss, perhaps accuracy
-    saved: int = None,  # epoch that was saved; default: the one with the smallest validation loss
+    saved: int = None,  # epoch that was saved; default: none, and the lowest validation loss is marked
     ax=None,  # matplotlib axes
 ):
-    "Average training and validation loss per epoch, with the saved epoch and where the curves part"
+    "Plot the average training and validation loss of each epoch; `ValueError` if there is none yet"
+    if not len(history): raise ValueError('no epochs to plot yet; call fit, fit_one_cycle or fine_tune first')
     ax = ax or plt.subplots(figsize=(6, 3.5), layout='constrained')[1]
-    saved = best_epoch(history) if saved is None else saved
+    marked = best_epoch(history) if saved is None else saved
+    what = 'lowest validation loss' if saved is None else 'saved'
     dot = 'o' if len(history) < 3 else ''
     for col, colour in (('train_loss', 'tab:blue'), ('valid_loss', 'tab:orange')):
         name = 'training' if col == 'train_loss' else 'validation'
         ax.plot(history.epoch, history[col], color=colour, marker=dot, label=f'{name} loss (epoch average)')
-    ax.plot(history.epoch[saved], history.valid_loss[saved], '*', ms=13, color='tab:green', label=f'saved: epoch {history.epoch[saved]}')
+    ax.plot(history.epoch[marked], history.valid_loss[marked], '*', ms=13, color='tab:green', label=f'{what}: epoch {history.epoch[marked]}')
     if (at := parting(history)) is not None:
         ax.axvline(history.epoch[at], color='grey', ls=':', label=f'curves part: epoch {history.epoch[at]}')
         ax.fill_between(history.epoch[at:], history.train_loss[at:], history.valid_loss[at:], color='grey', alpha=.15)
@@ -108,11 +120,11 @@ def plot_history(
 @patch
 def plot_epochs(
     self: EpochRecorder,
-    saved: int = None,  # epoch that was saved, see `plot_history`
+    saved: int = None,  # epoch that was saved; default: the one that `SaveBest` saved, if it did
     ax=None,
 ):  # matplotlib axes
     "`plot_history` of what was recorded"
-    return plot_history(self.to_frame(), saved, ax)
+    return plot_history(self.to_frame(), ifnone(saved, self.saved), ax)
 
 # %% ../nbs/02_training.ipynb #6609c86b
 def _glibc(name, *args):
