@@ -95,7 +95,7 @@ def _trained_on(trained, folder, df, used):
     seen = df.path.isin(known.path[by_path]) | _products(df).isin(_products(known).dropna())
     if by_path.all(): return seen
     with ThreadPoolExecutor() as pool: digests = list(pool.map(lambda path: _digest(_expand(folder)/path), df.path))
-    return seen | np.isin(digests, known.digest[~by_path])
+    return seen | pd.Series(digests, df.index).isin(known.digest[~by_path])
 
 # %% ../nbs/07_evaluation.ipynb #b66710bc
 def seen_in_training(
