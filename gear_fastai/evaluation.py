@@ -95,7 +95,7 @@ def _trained_on(trained, folder, df, used):
     seen = df.path.isin(known.path[by_path]) | _products(df).isin(_products(known).dropna())
     if by_path.all(): return seen
     with ThreadPoolExecutor() as pool: digests = list(pool.map(lambda path: _digest(_expand(folder)/path), df.path))
-    return seen | np.isin(digests, known.digest[~by_path])
+    return seen | pd.Series(digests, df.index).isin(known.digest[~by_path])
 
 # %% ../nbs/07_evaluation.ipynb #b66710bc
 def seen_in_training(
@@ -256,7 +256,9 @@ def _check_classes(folder, df, labels):
 
 def _seen(folder, df, trained, split):
     "Which photos the model has seen in training, with a warning; None where that is not known"
-    if trained is None: return None
+    if trained is None:
+        warnings.warn(f'{folder}: the model has no {MANIFEST}, so it is not known which of these photos it was trained on')
+        return None
     splits = None if split == 'all' else manifest_of(folder, trained)
     seen = seen_in_training(trained, folder, df, splits, ('train',) if split == 'valid' else ('train', 'valid'))
     if seen.any(): warnings.warn(f'{folder}: the model was trained on {seen.sum()} of the {len(df)} photos, or on variants of them; its figures are too good')

@@ -268,11 +268,13 @@ class GearUploader(_Answering):
         "What the page shows of a photo"
         p, (_, path) = self._final(id), self._corrections.get(id, (None, None))
         return dict(id=id, name=p.path, label=p.label, predicted=getattr(p, 'predicted', p.label), corrected=getattr(p, 'correction', None),
-                    path=path and f'{path.parent.parent.name}/{path.parent.name}/{path.name}', confidence=p.confidence, top=p.top(), error=p.error)
+                    path=path and '/'.join(path.parts[-3:]), confidence=p.confidence, top=p.top(), error=p.error)
 
 def _why(error, name):
     "Why something failed, for the page"
-    if isinstance(error, OSError) and error.strerror: return f'{name}: could not be saved ({error.strerror}: {error.filename or "the folder"})'
+    if isinstance(error, OSError) and error.strerror:
+        where = f': {error.filename}' if error.filename else ''
+        return f'{name}: could not be saved ({error.strerror}{where})'
     return f'{name}: {str(error).removeprefix(f"{name}: ") or type(error).__name__}'
 
 def _remove(path):

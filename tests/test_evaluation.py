@@ -115,6 +115,12 @@ def test_a_model_without_digests_is_compared_by_path_and_product(tmp_path):
     assert seen_in_training(model, tmp_path, found).tolist() == [True, True, False]
 
 
+def test_a_model_that_does_not_know_its_training_photos_says_so(home):
+    (home/'mine/splits.csv').unlink()
+    ev, told = scored(home/'mine', home/'gear')
+    assert ev.seen_in_training is None and 'not known' in ev.seen_words() and any('not known' in t for t in told)
+
+
 def test_gone_and_new_photos_are_told_in_one_warning(home):
     test = read_splits(home/'gear').query("split == 'test'").path.tolist()
     (home/'gear'/test[0]).unlink()
