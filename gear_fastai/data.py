@@ -46,7 +46,7 @@ def _expand(path):
     "`path` with `~` as the home folder"
     return Path(os.path.expanduser(path))
 
-# %% ../nbs/01_data.ipynb #cc5d8f0e
+# %% ../nbs/01_data.ipynb #bd82d66a
 def shell_command(
     *words,  # arguments of `gear-fastai`
 ) -> str:
@@ -54,7 +54,7 @@ def shell_command(
     words = ['gear-fastai', *map(str, words)]
     return subprocess.list2cmdline(words) if os.name == 'nt' else shlex.join(words)
 
-# %% ../nbs/01_data.ipynb #14d078b1
+# %% ../nbs/01_data.ipynb #8dd5a335
 @lru_cache(None)
 def _class_name(
     name: str,  # of a folder, or a label in a table
@@ -64,7 +64,7 @@ def _class_name(
     except UnicodeEncodeError: name = os.fsencode(name).decode('cp1252', 'replace')      # a folder name that is not UTF-8
     return unicodedata.normalize('NFC', name).strip()
 
-# %% ../nbs/01_data.ipynb #9c0c2cc6
+# %% ../nbs/01_data.ipynb #fa9f5f7a
 NONE = '_none'  # sub-folder for pictures of none of the classes
 _SPLIT_NAME = re.compile(r'(train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?)(?:[ _-]?(?:set|data|images))?', re.I)
 
@@ -98,7 +98,7 @@ def _split_classes(
     only_folders = not others and '' not in sides['train']
     return classes if only_folders and (shared or len(classes) > 1) else None
 
-# %% ../nbs/01_data.ipynb #34b0027c
+# %% ../nbs/01_data.ipynb #6dc439f7
 MANIFEST = 'splits.csv'
 
 def _strings(values):
@@ -159,7 +159,7 @@ def _complete(df, name, folder):
             raise DataError(f'{name}: {n} of {len(df)} photos have no {column} yet; complete it with: {way}')
     return df
 
-# %% ../nbs/01_data.ipynb #9209fc9a
+# %% ../nbs/01_data.ipynb #4d45d7bb
 def _manifest_file(folder):
     "The manifest of a dataset folder, or the file itself"
     path = _expand(folder)
@@ -178,12 +178,19 @@ def _rows(file):
         if any(row[n:]): raise DataError(f"{file}: a line has {len(row)} values and the first {n}: {', '.join(row)[:80]}")
     return header, [row[:n] + [''] * (n - len(row)) for row in rows]
 
+def _as_on_disk(path, folder):
+    "`path` in the Unicode form that its file is called by"
+    if path.isascii(): return path
+    forms = [path, *(unicodedata.normalize(form, path) for form in ('NFC', 'NFD'))]
+    return next((p for p in forms if os.path.isfile(folder/p)), path)
+
 def _read_table(file):
     "A manifest that need not be complete"
     try: header, rows = _rows(file)
     except (csv.Error, UnicodeError) as e: raise DataError(f'{file}: no table ({str(e).strip()})') from None
     if '\0' in ''.join(header): raise DataError(f'{file}: no table; save it as CSV in UTF-8')
-    return _checked(pd.DataFrame(rows, columns=header, dtype=object), file)
+    df = _checked(pd.DataFrame(rows, columns=header, dtype=object), file)
+    return df.assign(path=_strings(_as_on_disk(p, file.parent) for p in df.path))
 
 def read_splits(
     folder,  # a dataset, or a manifest itself
@@ -270,7 +277,7 @@ def _some(names, most=3):
 
 def _photos(n): return f'{n} photo' if n == 1 else f'{n} photos'
 
-def _ours(path): return path.startswith(('data/corrected/', 'data/sample/'))        # where the reviewer and the demo write
+def _ours(path): return path.startswith(('data/corrected/', 'data/sample/'))        # where the uploader and the demo write
 
 def _empty_folders(folder, used):
     "Top folders without photos that neither programs nor this package made"
@@ -278,13 +285,16 @@ def _empty_folders(folder, used):
     return [d for d in names if not any(_is_ours(*where) for where in os.walk(folder/d))]
 
 def _notes(folder, paths, labels, classes):
-    "What is to be said about a folder whose photos have these labels"
+    "What is to be said about a folder whose photos have these labels, None where there is none"
+    locked = [p for p in paths if '/' not in p and os.path.isdir(folder/p)]
+    if locked: yield f'no permission to look into {", ".join(locked)}; left out'
+    if (ours := [p for p in paths if _ours(p)]): yield f'{_photos(len(ours))} in data/ saved by this package ({_some(ours)}); left out'
     sides = sorted({p.split('/')[0] for p in paths if '/' in p and _split_name(p.split('/')[0])})
     if classes is not None: yield f'read as already split into {", ".join(sides)}; the classes are their sub-folders'
     elif 'train' in map(_split_name, sides) and len(sides) > 1:
         yield f'{", ".join(sides)} are read as classes; to use them as a split, give each a sub-folder per class'
     where = 'no class folder of train' if classes is not None else 'no class folder'
-    if (bare := [p for p, label in zip(paths, labels) if label is None]):
+    if (bare := [p for p, label in zip(paths, labels) if label is None and not _ours(p) and p not in locked]):
         yield f'{_photos(len(bare))} in {where}, left out ({_some(bare)}); {MANIFEST} can name their labels: path,label'
     if (none := labels.count(NONE)): yield f'{_photos(none)} in {NONE} show none of the classes; left out'
     empty = _empty_folders(folder, {p.split('/')[0] for p in paths} | {'data'})
@@ -298,9 +308,8 @@ def _list(folder):
     try: table = _read_table(folder/MANIFEST) if (folder/MANIFEST).is_file() else None
     except DataError as e: damage = [f'{e}; the labels are those of the folders']
     paths = [p.relative_to(folder).as_posix() for p in list_photos(folder, left_out=left_out)]
-    paths = [p for p in paths if not _ours(p)]
-    classes = _split_classes(paths)
-    places = [_place(p, classes) for p in paths]
+    classes = _split_classes([p for p in paths if not _ours(p)])
+    places = [(None, '') if _ours(p) else _place(p, classes) for p in paths]
     labels = _by_manifest([label for label, _ in places], paths, table)
     df = pd.DataFrame(dict(path=_strings(paths), label=_strings(labels), split=_strings(split for _, split in places)))
     df = df[df.label.notna() & (df.label != NONE)].reset_index(drop=True)
@@ -332,7 +341,7 @@ def list_dataset(
     _tell(folder, listing)
     return df
 
-# %% ../nbs/01_data.ipynb #d96644ee
+# %% ../nbs/01_data.ipynb #3d4ab72d
 @dataclass
 class ManifestChanges:
     "How a dataset folder differs from its manifest; true if it does, and in words as a string"
@@ -594,7 +603,7 @@ def _assign(group, fractions, rng, have):
         if not n: to[ids[min(free, key=lambda i: sizes[i])]] = name
     return [to[g] for g in group]
 
-# %% ../nbs/01_data.ipynb #28c80992
+# %% ../nbs/01_data.ipynb #f53a4a36
 _SIDES = ['train', 'valid', 'test']
 
 def _joined(group, split, sides=_SIDES):
@@ -750,7 +759,10 @@ def ensure_splits(
     progress: bool = False,  # show a bar
 ) -> pd.DataFrame:  # path, label, group, split
     "A dataset's manifest, made or completed if need be, without photos that are gone"
-    if isinstance(method, pd.DataFrame): return _complete(_checked(method, 'splits'), 'splits', folder)
+    if isinstance(method, pd.DataFrame):
+        df = _checked(method, 'splits')
+        if (df.group < 0).all(): df['group'] = pd.factorize(_strings(map(product, df.path)))[0]
+        return _complete(df, 'splits', folder)
     file = _expand(folder)/MANIFEST
     table = _read_table(file) if file.is_file() else None
     if table is not None and _is_complete(table): return _as_it_is(folder, table)
@@ -975,12 +987,12 @@ def _check_archive(archive, infos, to, max_bytes):
         raise DataError(f'{archive}: unpacks to {size:,} bytes, more than the {max_bytes:,} allowed')
 
 def _photos_only(root):
-    "Remove all but photos, and say so; gives the dataset's folder in `root`"
+    "Remove all but photos and a manifest beside their folders, and say so; gives the dataset's folder in `root`"
     left_out = Counter()
     photos = set(list_photos(root, left_out=left_out))
     for path in sorted(root.rglob('*'), reverse=True):
         if path.is_dir() and not any(path.iterdir()): path.rmdir()
-        elif path.is_file() and path not in photos: path.unlink()
+        elif path.is_file() and path not in photos and path.name != MANIFEST: path.unlink()
     if left_out: _warn(root, left_out_words(left_out))
     while len(inner := list(root.iterdir())) == 1 and any(p.is_dir() for p in inner[0].glob('*')): root = inner[0]
     return root
