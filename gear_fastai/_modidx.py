@@ -205,6 +205,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'gear_fastai.data._Listing': ('data.html#_listing', 'gear_fastai/data.py'),
                                   'gear_fastai.data._alike': ('data.html#_alike', 'gear_fastai/data.py'),
                                   'gear_fastai.data._as_it_is': ('data.html#_as_it_is', 'gear_fastai/data.py'),
+                                  'gear_fastai.data._as_on_disk': ('data.html#_as_on_disk', 'gear_fastai/data.py'),
                                   'gear_fastai.data._assign': ('data.html#_assign', 'gear_fastai/data.py'),
                                   'gear_fastai.data._by_manifest': ('data.html#_by_manifest', 'gear_fastai/data.py'),
                                   'gear_fastai.data._chains': ('data.html#_chains', 'gear_fastai/data.py'),
