@@ -166,8 +166,9 @@ def _decode_ahead(folder, size):
 
 def _known_arch(arch, epochs):
     "Wrong usage, if there is no such architecture"
-    import timm
-    if not timm.is_model(arch.split('.')[0]): raise click.BadParameter(f"timm has no '{arch}'", param_hint='--arch')
+    from gear_fastai.transfer import arch_name
+    try: arch_name(arch)
+    except ValueError as e: raise click.BadParameter(str(e), param_hint='--arch') from None
     if arch in HAND_BUILT and epochs == 0: raise click.BadParameter(f'{arch} has no pretrained weights to freeze; give at least 1', param_hint='--epochs')
 
 # %% ../nbs/09_cli.ipynb #21e4db84
