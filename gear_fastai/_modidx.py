@@ -264,7 +264,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'gear_fastai.data._sub_folders': ('data.html#_sub_folders', 'gear_fastai/data.py'),
                                   'gear_fastai.data._tell': ('data.html#_tell', 'gear_fastai/data.py'),
                                   'gear_fastai.data._there': ('data.html#_there', 'gear_fastai/data.py'),
-                                  'gear_fastai.data._upright_size': ('data.html#_upright_size', 'gear_fastai/data.py'),
                                   'gear_fastai.data._warn': ('data.html#_warn', 'gear_fastai/data.py'),
                                   'gear_fastai.data._warn_changed': ('data.html#_warn_changed', 'gear_fastai/data.py'),
                                   'gear_fastai.data._warn_gaps': ('data.html#_warn_gaps', 'gear_fastai/data.py'),

@@ -25,11 +25,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from sklearn.model_selection import StratifiedGroupKFold
 from fastai.vision.all import *
-from PIL import ExifTags
 from tqdm.auto import tqdm
 from .augment import Augment
 from .cache import PhotoCache
-from .photo import PhotoError, _folders, _is_ours, left_out_words, list_photos, open_photo, square, to_array
+from .photo import PhotoError, _folders, _is_ours, left_out_words, list_photos, open_photo, square, to_array, upright_size
 
 # %% ../nbs/01_data.ipynb #e2156af0
 def _printable(text):
@@ -385,13 +384,6 @@ def compare_manifest(
     return _compare(folder, photos, splits)
 
 # %% ../nbs/01_data.ipynb #2c0206b8
-def _upright_size(path):
-    "Width and height of the picture in a file, as it is looked at"
-    with Image.open(path) as im:
-        try: turned = im.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-        except (SyntaxError, ValueError, TypeError, KeyError, ZeroDivisionError): turned = False      # unreadable EXIF says nothing, as in `photo`
-        return im.size[::-1] if turned else im.size
-
 def file_digest(
     path,  # of a file
 ) -> str:  # 32 hexadecimal digits
@@ -402,7 +394,7 @@ def _look(path):
     "One photo's facts: width, height, digest of its file, perceptual hash, error"
     try:
         phash = int(str(imagehash.phash(square(open_photo(path, 128), 128))), 16)
-        return *_upright_size(path), file_digest(path), phash, None
+        return *upright_size(path), file_digest(path), phash, None
     except (PhotoError, OSError) as e: return 0, 0, '', 0, str(e).removeprefix(f'{path}: ') if isinstance(e, PhotoError) else e.strerror
 
 def _look_all(folder, paths): return [_look(folder/p) for p in paths]

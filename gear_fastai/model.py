@@ -157,7 +157,9 @@ def fingerprint(
     "What a model was trained on, so that a later dataset can be told from it"
     h = hashlib.blake2b(digest_size=16)
     for r in splits.sort_values('path').itertuples():
-        h.update(f'{r.path}\t{r.label}\t{r.split}\t{(Path(folder)/r.path).stat().st_size}\n'.encode(errors='surrogateescape'))
+        file = Path(folder)/r.path
+        size = file.stat().st_size if file.is_file() else 0                 # a test photo may be gone
+        h.update(f'{r.path}\t{r.label}\t{r.split}\t{size}\n'.encode(errors='surrogateescape'))
     return dict(photos=len(splits), classes=splits.label.nunique(), split=splits.split.value_counts().to_dict(), blake2b=h.hexdigest())
 
 def _with_digests(splits, folder):
