@@ -557,6 +557,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'gear_fastai.photo._PlainJpeg._read_dpi_from_exif': ( 'photo.html#_plainjpeg._read_dpi_from_exif',
                                                                                          'gear_fastai/photo.py'),
                                    'gear_fastai.photo._content': ('photo.html#_content', 'gear_fastai/photo.py'),
+                                   'gear_fastai.photo._count': ('photo.html#_count', 'gear_fastai/photo.py'),
                                    'gear_fastai.photo._crop_center': ('photo.html#_crop_center', 'gear_fastai/photo.py'),
                                    'gear_fastai.photo._decode': ('photo.html#_decode', 'gear_fastai/photo.py'),
                                    'gear_fastai.photo._exif': ('photo.html#_exif', 'gear_fastai/photo.py'),
