@@ -437,7 +437,7 @@ def source(
 def _without_split(path):
     "`train/boots/a.jpg` as `boots/a.jpg`, in composed Unicode"
     top, _, rest = path.partition('/')
-    return unicodedata.normalize('NFC', rest if '/' in rest and _split_name(top) else path)
+    return unicodedata.normalize('NFC', _printable(rest if '/' in rest and _split_name(top) else path))
 
 def product(
     path: str,  # `label/file name`
@@ -445,7 +445,7 @@ def product(
     "The product that a photo shows, by its file name"
     label, _, name = _without_split(path).rpartition('/')
     m = _variant.match(name)
-    return f'{label}/{m[1] or m[2]}' if m else path
+    return f'{label}/{m[1] or m[2]}' if m else _printable(path)
 
 # %% ../nbs/01_data.ipynb #130865ff
 def _chains(keys, order=None):

@@ -256,6 +256,7 @@ def test_names_that_are_not_utf8(tmp_path, capsys):
     assert set(splits.label) == {'böts', 'tents'} and all((folder/p).is_file() for p in splits.path) and len(splits) == 17
     assert not told(compare_manifest, folder, splits)[0]
     photo(os.fsdecode(bytes(folder/'tents') + b'/\xff.jpeg'), 4000), photo(os.fsdecode(bytes(folder/'tents') + b'/\xfe.jpeg'), 4000)
+    assert splits.path.map(product).is_unique and set(splits.path.map(source)) == {''}
     report = told(audit, folder)[0]
     print(report), print(compare_manifest(folder, splits))
     str(report).encode()
