@@ -166,28 +166,31 @@ def _decode_ahead(folder, size):
 
 def _known_arch(arch, epochs):
     "Wrong usage, if there is no such architecture"
-    import timm
-    if not timm.is_model(arch.split('.')[0]): raise click.BadParameter(f"timm has no '{arch}'", param_hint='--arch')
+    from gear_fastai.transfer import arch_name
+    try: arch_name(arch)
+    except ValueError as e: raise click.BadParameter(str(e), param_hint='--arch') from None
     if arch in HAND_BUILT and epochs == 0: raise click.BadParameter(f'{arch} has no pretrained weights to freeze; give at least 1', param_hint='--epochs')
 
 # %% ../nbs/09_cli.ipynb #21e4db84
 @main.command()
 @click.argument('model')
 @click.argument('folder', metavar='DIR')
-@click.option('--split', type=click.Choice(['valid', 'test', 'all']), default='test', help='The validation split of DIR, to choose by; the test split, at the end; or all photos.')
+@click.option('--split', type=click.Choice(['valid', 'test', 'all']), default=None, help='The validation split of DIR, to choose by; the test split, at the end; or all photos.  [default: test]')
 @click.option('--others', default=None, metavar='DIR', help='Pictures of other things: how well they are told from the classes.')
 @click.option('--html', 'report', default=None, metavar='FILE', help='Write a report with diagrams and the photos that were got most wrong.')
 @click.option('--cv', type=click.IntRange(2), default=None, help='Train such a model anew without each of so many parts of DIR, and score the part; the models go to MODEL.cv.')
-@click.option('--cv-method', type=click.Choice(['grouped', 'random']), default='grouped', help='grouped: variants of a product stay in one part.')
+@click.option('--cv-method', type=click.Choice(['grouped', 'random']), default=None, help='grouped: variants of a product stay in one part.  [default: grouped]')
 @click.option('--weights', default=None, help='With --cv: file of pretrained weights, if MODEL was trained with one.')
 @click.option('--json', 'as_json', is_flag=True, help='Print one JSON object.')
 def evaluate(model, folder, split, others, report, cv, cv_method, weights, as_json):
     "Score the saved MODEL on the photos in DIR."
     if cv and (others or report): raise click.UsageError('--cv has many models, --html and --others are about one')
-    if weights and not cv: raise click.UsageError('--weights are for the trainings of --cv')
+    if cv and split: raise click.UsageError('--cv makes splits of its own; leave out --split')
+    if (weights or cv_method) and not cv: raise click.UsageError('--weights and --cv-method are for the trainings of --cv')
     from gear_fastai.evaluation import evaluate
     with one_line_errors():
-        ev = _cross_validate(model, folder, cv, cv_method, weights, as_json) if cv else evaluate(model, folder, split, progress=sys.stderr.isatty())
+        if cv: ev = _cross_validate(model, folder, cv, cv_method or 'grouped', weights, as_json)
+        else: ev = evaluate(model, folder, split or 'test', progress=sys.stderr.isatty())
         extra = {} if cv else _extra(ev, model, folder, others, report)
         click.echo(json.dumps(ev.to_dict() | extra) if as_json else '\n'.join([str(ev), '', *(f'{k}: {v}' for k, v in _told(extra))]))
 

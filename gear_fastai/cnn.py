@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['default_cfgs', 'ChallengeCNN', 'conv', 'Residual', 'Inverted', 'GearCNN', 'gear_cnn', 'gear_cnn_160',
-           'gear_cnn_small', 'challenge_cnn', 'muon', 'photo_size', 'cnn_learner']
+           'gear_cnn_small', 'challenge_cnn', 'muon', 'photo_size', 'check_labels', 'cnn_learner']
 
 # %% ../nbs/03_cnn.ipynb #53cb4488
 from fastai.vision.all import *
@@ -163,6 +163,15 @@ def photo_size(
     given = f'a batch of shape {tuple(x.shape)}' if isinstance(x, Tensor) else f'batches of {type(x).__name__}'
     raise ValueError(f'the loaders give {given}; square color photos are needed: use dataloaders(folder), or item_tfms=Resize(128)')
 
+def check_labels(
+    dls: DataLoaders,  # of `data.dataloaders`, or fastai's own
+):
+    "`ValueError` unless the loaders give photos with one class each"
+    vocab, batch = getattr(dls, 'vocab', None), dls.valid.one_batch()
+    one_class = len(batch) == 2 and isinstance(batch[1], Tensor) and batch[1].ndim == 1 and not batch[1].is_floating_point()
+    if not one_class or vocab is None or not all(isinstance(label, (str, int, float, np.generic)) for label in vocab):
+        raise ValueError('the loaders do not give one class for each photo; use dataloaders(folder), or CategoryBlock in your DataBlock')
+
 def cnn_learner(
     dls: DataLoaders,  # of `data.dataloaders`
     arch: str = 'gear_cnn',  # or 'challenge_cnn'
@@ -172,6 +181,8 @@ def cnn_learner(
     "A fastai `Learner` on a hand-built network with random weights"
     if arch not in HAND_BUILT:
         name = getattr(arch, '__name__', arch)
-        raise ValueError(f"cnn_learner trains {', '.join(HAND_BUILT)} from scratch; for '{name}' use transfer_learner(dls, '{name}')")
-    args = dict(model_args or {}, **(dict(img_size=photo_size(dls)) if arch == 'challenge_cnn' else {}))
+        way = f"; for '{name}' use transfer_learner(dls, '{name}')" if timm.is_model(str(name)) else ''
+        raise ValueError(f"'{name}': cnn_learner trains {', '.join(HAND_BUILT)} from scratch{way}")
+    size = photo_size(dls)
+    args = dict(model_args or {}, **(dict(img_size=size) if arch == 'challenge_cnn' else {}))
     return photo_learner(dls, timm.create_model(arch, num_classes=dls.c, **args), **dict(dict(lr=3e-3, opt_func=muon), **kwargs))

@@ -9,7 +9,8 @@ __all__ = ['NONE', 'MANIFEST', 'GEAR_URL', 'DataError', 'shell_command', 'read_s
            'PhotoTransform', 'PhotoDL', 'PhotoBlock', 'photo_datablock', 'dataloaders', 'unpack', 'fetch']
 
 # %% ../nbs/01_data.ipynb #50279af4
-import csv, dataclasses, hashlib, lzma, math, os, posixpath, re, shlex, struct, subprocess, tempfile, unicodedata, warnings, zipfile, zlib
+import csv, dataclasses, hashlib, lzma, math, os, posixpath, re, shlex, struct, subprocess, tempfile, unicodedata
+import warnings, zipfile, zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,11 +25,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from sklearn.model_selection import StratifiedGroupKFold
 from fastai.vision.all import *
-from PIL import ExifTags
 from tqdm.auto import tqdm
 from .augment import Augment
 from .cache import PhotoCache
-from .photo import PhotoError, _folders, _is_ours, left_out_words, list_photos, open_photo, square, to_array
+from .photo import PhotoError, _folders, _is_ours, left_out_words, list_photos, open_photo, square, to_array, upright_size
 
 # %% ../nbs/01_data.ipynb #e2156af0
 def _printable(text):
@@ -45,7 +45,7 @@ def _expand(path):
     "`path` with `~` as the home folder"
     return Path(os.path.expanduser(path))
 
-# %% ../nbs/01_data.ipynb #1b11758f
+# %% ../nbs/01_data.ipynb #bd82d66a
 def shell_command(
     *words,  # arguments of `gear-fastai`
 ) -> str:
@@ -53,7 +53,7 @@ def shell_command(
     words = ['gear-fastai', *map(str, words)]
     return subprocess.list2cmdline(words) if os.name == 'nt' else shlex.join(words)
 
-# %% ../nbs/01_data.ipynb #9c73929f
+# %% ../nbs/01_data.ipynb #8dd5a335
 @lru_cache(None)
 def _class_name(
     name: str,  # of a folder, or a label in a table
@@ -63,7 +63,7 @@ def _class_name(
     except UnicodeEncodeError: name = os.fsencode(name).decode('cp1252', 'replace')      # a folder name that is not UTF-8
     return unicodedata.normalize('NFC', name).strip()
 
-# %% ../nbs/01_data.ipynb #1ab87994
+# %% ../nbs/01_data.ipynb #fa9f5f7a
 NONE = '_none'  # sub-folder for pictures of none of the classes
 _SPLIT_NAME = re.compile(r'(train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?)(?:[ _-]?(?:set|data|images))?', re.I)
 
@@ -97,7 +97,7 @@ def _split_classes(
     only_folders = not others and '' not in sides['train']
     return classes if only_folders and (shared or len(classes) > 1) else None
 
-# %% ../nbs/01_data.ipynb #2677f39c
+# %% ../nbs/01_data.ipynb #6dc439f7
 MANIFEST = 'splits.csv'
 
 def _strings(values):
@@ -110,19 +110,20 @@ def _checked_paths(paths, name):
     if any('\\' in p for p in paths) and not any('/' in p for p in paths): paths = [p.replace('\\', '/') for p in paths]
     for path in paths:
         if not path.strip(): raise DataError(f'{name}: a line has no path')
-        if path.startswith(('/', '\\')) or re.match(r'[A-Za-z]:[/\\]', path) or '..' in path.split('/'):
+        if path[0] in '/\\' or path[1:3] in (':/', ':\\') or '..' in path and '..' in path.split('/'):
             raise DataError(f"{name}: {path}: paths must be relative to the dataset folder, without '..'")
-    return [posixpath.normpath(p) for p in paths]
+    return [posixpath.normpath(p) if './' in p or '//' in p else p for p in paths]
 
 def _checked_groups(groups):
     "Numbers of product groups, -1 where there is none; other names are numbered"
-    names = ['' if pd.isna(g) else str(g).strip().removesuffix('.0') for g in groups]
+    if pd.api.types.is_integer_dtype(groups) and groups.min() >= -1: return groups
+    names = [str(g).strip().removesuffix('.0') for g in groups.astype(object).where(groups.notna(), '')]
     if all(g in ('', '-1') or g.isdecimal() for g in names): return [int(g or -1) for g in names]
     return pd.factorize(_strings(g or None for g in names))[0]
 
 def _checked_splits(splits, name):
     "'train', 'valid', 'test', or '' where there is none"
-    names = ['' if pd.isna(s) else str(s).strip() for s in splits]
+    names = [str(s).strip() for s in splits.astype(object).where(splits.notna(), '')]
     for split in set(names) - {''}:
         if not _split_name(split): raise DataError(f"{name}: split '{split}'; only train, valid and test are known")
     return [s and _split_name(s) for s in names]
@@ -139,7 +140,7 @@ def _checked(
         raise DataError(f'{name}: has no column {", ".join(missing)}; a manifest has path,label,group,split')
     if df.empty: raise DataError(f'{name}: names no photos')
     df['path'] = _strings(_checked_paths(df.path, name))
-    df['label'] = [_class_name(l) if isinstance(l, str) else '' if pd.isna(l) else str(l) for l in df.label]
+    df['label'] = [_class_name(str(l)) for l in df.label.astype(object).where(df.label.notna(), '')]
     if (bare := df.path[df.label == ''].tolist()): raise DataError(f'{name}: {bare[0]} has no label')
     if (twice := df.path[df.path.duplicated()].tolist()): raise DataError(f'{name}: {twice[0]} is there twice')
     df['group'] = _checked_groups(df.group) if 'group' in df else -1
@@ -153,10 +154,11 @@ def _complete(df, name, folder):
     "`df` if each photo has a group and a split, else `DataError`"
     for column, none in dict(split='', group=-1).items():
         if (n := (df[column] == none).sum()):
-            raise DataError(f'{name}: {n} of {len(df)} photos have no {column} yet; complete it with: {shell_command("data", "split", folder, "--add")}')
+            way = shell_command('data', 'split', folder, '--add')
+            raise DataError(f'{name}: {n} of {len(df)} photos have no {column} yet; complete it with: {way}')
     return df
 
-# %% ../nbs/01_data.ipynb #98c972c4
+# %% ../nbs/01_data.ipynb #4d45d7bb
 def _manifest_file(folder):
     "The manifest of a dataset folder, or the file itself"
     path = _expand(folder)
@@ -168,17 +170,26 @@ def _rows(file):
         separator = max(',;\t', key=f.readline().count)
         f.seek(0)
         header, *rows = [row for row in csv.reader(f, delimiter=separator) if any(row)] or [[]]
-    if any(c != c.strip() for c in header): rows = [[value.strip() for value in row] for row in rows]        # a space after each comma
+    if any(c != c.strip() for c in header):                                          # a space after each comma
+        rows = [[value.strip() for value in row] for row in rows]
+    n = len(header)
     for row in rows:
-        if any(row[len(header):]): raise DataError(f"{file}: a line has {len(row)} values and the first {len(header)}: {', '.join(row)[:80]}")
-    return header, [row[:len(header)] + [''] * (len(header) - len(row)) for row in rows]
+        if any(row[n:]): raise DataError(f"{file}: a line has {len(row)} values and the first {n}: {', '.join(row)[:80]}")
+    return header, [row[:n] + [''] * (n - len(row)) for row in rows]
+
+def _as_on_disk(path, folder):
+    "`path` in the Unicode form that its file is called by"
+    if path.isascii(): return path
+    forms = [path, *(unicodedata.normalize(form, path) for form in ('NFC', 'NFD'))]
+    return next((p for p in forms if os.path.isfile(folder/p)), path)
 
 def _read_table(file):
     "A manifest that need not be complete"
     try: header, rows = _rows(file)
     except (csv.Error, UnicodeError) as e: raise DataError(f'{file}: no table ({str(e).strip()})') from None
     if '\0' in ''.join(header): raise DataError(f'{file}: no table; save it as CSV in UTF-8')
-    return _checked(pd.DataFrame(rows, columns=header, dtype=object), file)
+    df = _checked(pd.DataFrame(rows, columns=header, dtype=object), file)
+    return df.assign(path=_strings(_as_on_disk(p, file.parent) for p in df.path))
 
 def read_splits(
     folder,  # a dataset, or a manifest itself
@@ -197,7 +208,9 @@ def manifest_path(
     "Where the manifest is to be written; `DataError` if one is there"
     path = _expand(folder)/MANIFEST
     if path.exists() and not force:
-        raise DataError(f'{path}: exists; models trained with it are measured on its test split. For new photos: {shell_command("data", "split", folder, "--add")}. To replace it all the same: --force')
+        way = shell_command('data', 'split', folder, '--add')
+        raise DataError(f'{path}: exists; models trained with it are measured on its test split. '
+                        f'For new photos: {way}. To replace it all the same: --force')
     return path
 
 def earlier_splits(
@@ -238,7 +251,8 @@ class _Listing:
 def _check_folder(folder):
     "`DataError` if there is no such folder"
     if os.path.isfile(folder) and zipfile.is_zipfile(folder):
-        raise DataError(f'{folder}: is a zip archive; unpack it first: {shell_command("data", "fetch", os.path.splitext(folder)[0], "--url", folder)}')
+        way = shell_command('data', 'fetch', os.path.splitext(folder)[0], '--url', folder)
+        raise DataError(f'{folder}: is a zip archive; unpack it first: {way}')
     if not os.path.isdir(folder): raise DataError(f'{folder}: no such folder')
 
 def _place(path, classes):
@@ -255,11 +269,14 @@ def _by_manifest(labels, paths, table):
     no_class = {label for label, other in pairs if label != other} - {label for label, other in pairs if label == other}
     return [known.get(path, None if label in no_class else label) for path, label in zip(paths, labels)]
 
-def _some(names, most=3): return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '')
+def _some(names, most=3):
+    "The first of `names`, and how many more there are"
+    more = f' and {len(names) - most} more' if len(names) > most else ''
+    return ', '.join(names[:most]) + more
 
 def _photos(n): return f'{n} photo' if n == 1 else f'{n} photos'
 
-def _ours(path): return path.startswith(('data/corrected/', 'data/sample/'))        # where the reviewer and the demo write
+def _ours(path): return path.startswith(('data/corrected/', 'data/sample/'))        # where the uploader and the demo write
 
 def _empty_folders(folder, used):
     "Top folders without photos that neither programs nor this package made"
@@ -267,16 +284,20 @@ def _empty_folders(folder, used):
     return [d for d in names if not any(_is_ours(*where) for where in os.walk(folder/d))]
 
 def _notes(folder, paths, labels, classes):
-    "What is to be said about a folder whose photos have these labels"
+    "What is to be said about a folder whose photos have these labels, None where there is none"
+    locked = [p for p in paths if '/' not in p and os.path.isdir(folder/p)]
+    if locked: yield f'no permission to look into {", ".join(locked)}; left out'
+    if (ours := [p for p in paths if _ours(p)]): yield f'{_photos(len(ours))} in data/ saved by this package ({_some(ours)}); left out'
     sides = sorted({p.split('/')[0] for p in paths if '/' in p and _split_name(p.split('/')[0])})
-    if classes is not None: yield f'read as split into {", ".join(sides)} already; the classes are their sub-folders'
+    if classes is not None: yield f'read as already split into {", ".join(sides)}; the classes are their sub-folders'
     elif 'train' in map(_split_name, sides) and len(sides) > 1:
         yield f'{", ".join(sides)} are read as classes; to use them as a split, give each a sub-folder per class'
     where = 'no class folder of train' if classes is not None else 'no class folder'
-    if (bare := [p for p, label in zip(paths, labels) if label is None]):
+    if (bare := [p for p, label in zip(paths, labels) if label is None and not _ours(p) and p not in locked]):
         yield f'{_photos(len(bare))} in {where}, left out ({_some(bare)}); {MANIFEST} can name their labels: path,label'
     if (none := labels.count(NONE)): yield f'{_photos(none)} in {NONE} show none of the classes; left out'
-    if (empty := _empty_folders(folder, {p.split('/')[0] for p in paths} | {'data'})): yield f'no photos in {", ".join(empty)}; left out'
+    empty = _empty_folders(folder, {p.split('/')[0] for p in paths} | {'data'})
+    if empty: yield f'no photos in {", ".join(empty)}; left out'
 
 def _list(folder):
     "Look through a dataset folder"
@@ -286,13 +307,12 @@ def _list(folder):
     try: table = _read_table(folder/MANIFEST) if (folder/MANIFEST).is_file() else None
     except DataError as e: damage = [f'{e}; the labels are those of the folders']
     paths = [p.relative_to(folder).as_posix() for p in list_photos(folder, left_out=left_out)]
-    paths = [p for p in paths if not _ours(p)]
-    classes = _split_classes(paths)
-    places = [_place(p, classes) for p in paths]
+    classes = _split_classes([p for p in paths if not _ours(p)])
+    places = [(None, '') if _ours(p) else _place(p, classes) for p in paths]
     labels = _by_manifest([label for label, _ in places], paths, table)
     df = pd.DataFrame(dict(path=_strings(paths), label=_strings(labels), split=_strings(split for _, split in places)))
     df = df[df.label.notna() & (df.label != NONE)].reset_index(drop=True)
-    notes = damage + list(_notes(folder, paths, labels, classes)) + [words for words in [left_out_words(left_out)] if words]
+    notes = damage + list(_notes(folder, paths, labels, classes)) + ([left_out_words(left_out)] if left_out else [])
     return _Listing(df if classes is not None else df[['path', 'label']], table, left_out, notes)
 
 def _tell(folder, listing):
@@ -320,7 +340,7 @@ def list_dataset(
     _tell(folder, listing)
     return df
 
-# %% ../nbs/01_data.ipynb #225e8531
+# %% ../nbs/01_data.ipynb #3d4ab72d
 @dataclass
 class ManifestChanges:
     "How a dataset folder differs from its manifest; true if it does, and in words as a string"
@@ -338,7 +358,8 @@ class ManifestChanges:
 
     def __str__(self):
         if not self: return f'{self.folder}: as {MANIFEST} says'
-        return _printable(f'{self.folder}: {"; ".join(self._words())}; bring it up to date with: {shell_command("data", "split", self.folder, "--add")}')
+        way = shell_command('data', 'split', self.folder, '--add')
+        return _printable(f'{self.folder}: {"; ".join(self._words())}; bring it up to date with: {way}')
 
 def _compare(folder, photos, splits):
     "What `compare_manifest` gives, whether or not the new `photos` can be read"
@@ -363,13 +384,6 @@ def compare_manifest(
     return _compare(folder, photos, splits)
 
 # %% ../nbs/01_data.ipynb #2c0206b8
-def _upright_size(path):
-    "Width and height of the picture in a file, as it is looked at"
-    with Image.open(path) as im:
-        try: turned = im.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-        except (SyntaxError, ValueError, TypeError, KeyError, ZeroDivisionError): turned = False      # unreadable EXIF says nothing, as in `photo`
-        return im.size[::-1] if turned else im.size
-
 def file_digest(
     path,  # of a file
 ) -> str:  # 32 hexadecimal digits
@@ -380,7 +394,7 @@ def _look(path):
     "One photo's facts: width, height, digest of its file, perceptual hash, error"
     try:
         phash = int(str(imagehash.phash(square(open_photo(path, 128), 128))), 16)
-        return *_upright_size(path), file_digest(path), phash, None
+        return *upright_size(path), file_digest(path), phash, None
     except (PhotoError, OSError) as e: return 0, 0, '', 0, str(e).removeprefix(f'{path}: ') if isinstance(e, PhotoError) else e.strerror
 
 def _look_all(folder, paths): return [_look(folder/p) for p in paths]
@@ -581,7 +595,7 @@ def _assign(group, fractions, rng, have):
         if not n: to[ids[min(free, key=lambda i: sizes[i])]] = name
     return [to[g] for g in group]
 
-# %% ../nbs/01_data.ipynb #27d180e6
+# %% ../nbs/01_data.ipynb #f53a4a36
 _SIDES = ['train', 'valid', 'test']
 
 def _joined(group, split, sides=_SIDES):
@@ -592,16 +606,19 @@ def _joined(group, split, sides=_SIDES):
 
 def _numbered(group, split, old):
     "`group`, but numbered as in the `old` manifest; a new photo takes the number of its group on its side, else a free one"
-    if max(old) < 0: return list(group)
-    same_side = {(g, s): o for g, s, o in zip(group, split, old) if o >= 0}
-    same_group = {g: o for g, o in zip(group, old) if o >= 0}
-    free = {g: max(old) + 1 + i for i, g in enumerate(dict.fromkeys(g for g in group if g not in same_group))}
-    return [o if o >= 0 else same_side.get((g, s), same_group.get(g, free.get(g))) for g, s, o in zip(group, split, old)]
+    if old.max() < 0: return list(group)
+    rows = list(zip(group.tolist(), split, old.tolist()))
+    same_side = {(g, s): o for g, s, o in rows if o >= 0}
+    same_group = {g: o for g, _, o in rows if o >= 0}
+    others = dict.fromkeys(g for g, _, _ in rows if g not in same_group)
+    free = {g: number for number, g in enumerate(others, old.max() + 1)}
+    return [o if o >= 0 else same_side.get((g, s), same_group.get(g, free.get(g))) for g, s, o in rows]
 
 def _known(df, existing):
-    "The split and the group number of each photo in `df`, where the folder or an earlier manifest gives them; '' and -1 elsewhere"
+    "Split and group number of each photo in `df`, where the folder or an earlier manifest gives them; else '' and -1"
     given, number = dict(zip(df.path, df.split)) if 'split' in df else {}, {}
-    if 'valid' not in given.values(): given = {p: s for p, s in given.items() if s != 'train'}     # some of train are to validate
+    if 'valid' not in given.values():                                        # some of train are to validate
+        given = {p: s for p, s in given.items() if s != 'train'}
     if existing is not None:
         given |= dict(zip(existing.path, existing.split))
         number = dict(zip(existing.path, existing.group))
@@ -617,17 +634,21 @@ def _warn_changed(folder, df, existing, method):
     lost = existing[~existing.path.isin(set(df.path))]
     if len(lost):
         sides = ', '.join(f'{n} {s or "without a split"}' for s, n in lost.split.value_counts().items())
-        _warn(folder, f'{_photos(len(lost))} of the earlier manifest gone or unreadable, and no longer in it: {sides} ({_some(list(lost.path))})')
+        _warn(folder, f'{_photos(len(lost))} of the earlier manifest gone or unreadable, and no longer in it: '
+                      f'{sides} ({_some(list(lost.path))})')
     sides = df[df.split != ''].groupby('group').split.nunique()
     between = df.path[(df.split == '') & df.group.isin(sides.index[sides > 1])]
     if method == 'grouped' and len(between):
-        _warn(folder, f'{_photos(len(between))} look like photos on several sides of the split ({_some(list(between))}); train comes before valid, and valid before test')
+        _warn(folder, f'{_photos(len(between))} look like photos on several sides of the split ({_some(list(between))}); '
+                      'train comes before valid, and valid before test')
 
 def _warn_torn(folder, df):
     "Say how many photos of valid and test have others of their group in train"
     trained = set(df.group[df.split == 'train'])
     torn = df[df.split.isin(['valid', 'test']) & df.group.isin(trained)]
-    if len(torn): _warn(folder, f'{_photos(len(torn))} of valid and test show the same product as one in train, or look almost like it ({_some(list(torn.path))}); the given split is kept, and figures over them are too good')
+    if len(torn):
+        _warn(folder, f'{_photos(len(torn))} of valid and test show the same product as one in train, or look almost like it '
+                      f'({_some(list(torn.path))}); the given split is kept, and figures over them are too good')
 
 def _deal(df, method, fractions, seed):
     "The split of each photo in `df`; those that have one keep it"
@@ -673,7 +694,7 @@ def split_dataset(
     comes_split = 'split' in df and (df.split != 'train').any()
     df['split'], old = _known(df, existing)
     df['group'] = _with_old_groups(groups(df, distance), old)
-    if comes_split: test = 0                                                             # its own test folder, or none
+    if comes_split: test = 0                                                 # its test photos are given
     if existing is not None: _warn_changed(folder, df, existing, method)
     if method == 'grouped': df['split'] = _joined(df.group, df.split, _SIDES[:2] if comes_split else _SIDES)
     df['split'] = _deal(df, method, dict(test=test, valid=valid), seed)
@@ -699,9 +720,9 @@ def _warn_gaps(df, folder, method, test):
     way = "add photos of other products, or choose the split method 'random'"
     for name in ('train', 'valid', 'test') if test else ('train', 'valid'):
         gap = sorted(set(df.label) - set(df.label[df.split == name]))
-        if (few := [label for label in gap if label not in single]): _warn(folder, f'too few photos of {", ".join(few)} for any in the {name} split')
-        if (one := [label for label in gap if label in single]):
-            _warn(folder, f'all photos of {", ".join(one)} are of one product or look alike, so none are in the {name} split; {way}')
+        few, one = [label for label in gap if label not in single], [label for label in gap if label in single]
+        if few: _warn(folder, f'too few photos of {", ".join(few)} for any in the {name} split')
+        if one: _warn(folder, f'all photos of {", ".join(one)} are of one product or look alike, so none are in the {name} split; {way}')
     for name, purpose in dict(train='train on', valid='validate with').items():
         if (df.split == name).any(): continue
         why = f'all photos of {", ".join(single)} are of one product or look alike; {way}' if single else 'too few; add some'
@@ -730,7 +751,10 @@ def ensure_splits(
     progress: bool = False,  # show a bar
 ) -> pd.DataFrame:  # path, label, group, split
     "A dataset's manifest, made or completed if need be, without photos that are gone"
-    if isinstance(method, pd.DataFrame): return _complete(_checked(method, 'splits'), 'splits', folder)
+    if isinstance(method, pd.DataFrame):
+        df = _checked(method, 'splits')
+        if (df.group < 0).all(): df['group'] = pd.factorize(_strings(map(product, df.path)))[0]
+        return _complete(df, 'splits', folder)
     file = _expand(folder)/MANIFEST
     table = _read_table(file) if file.is_file() else None
     if table is not None and _is_complete(table): return _as_it_is(folder, table)
@@ -753,7 +777,7 @@ def _with_test_fold(splits, test, seed):
     valid = _grouped_folds(train, n_parts, seed)[0]
     left = set(train.label[train.index.difference(valid)])
     valid = [row for row in valid if train.label[row] in left]                            # a class's only group trains
-    if not valid: raise DataError('too few product groups to train, validate and test in each fold; add photos, or choose fewer folds')
+    if not valid: raise DataError('too few product groups to train, validate and test in each fold; add photos, or use fewer folds')
     fold.loc[valid, 'split'] = 'valid'
     return fold
 
@@ -762,7 +786,8 @@ def _check_folds(splits, folds):
     groups = splits.groupby('label').group.nunique()
     if groups.min() < 2:
         label = groups.idxmin()
-        raise DataError(f'{label}: {_photos((splits.label == label).sum())} in one product group; cross-validation needs two groups per class: '
+        n = (splits.label == label).sum()
+        raise DataError(f'{label}: {_photos(n)} in one product group; cross-validation needs two groups per class: '
                         'add photos of other products, or leave the class out')
     if not 2 <= folds <= groups.max():
         raise DataError(f'{folds} folds: choose 2 to {groups.max()}, the number of product groups in the largest class')
@@ -771,7 +796,7 @@ def fold_splits(
     splits: pd.DataFrame,  # path, label, group, of `split_dataset`
     folds: int = 5,  # parts of about as many photos
     seed: int = 42,  # same seed, same folds
-) -> list:  # of such tables, one per fold: `test` the fold, `valid` a twelfth of the rest (more, if a class has fewer than 12), `train` what is left
+) -> list:  # of such tables, one per fold: `test` is the fold, `valid` a twelfth of the rest (more for small classes)
     "Splits for cross-validation: each photo is tested in one fold, and no group is torn apart"
     _check_folds(splits, folds)
     return [_with_test_fold(splits, test, seed) for test in _grouped_folds(splits, folds, seed)]
@@ -867,8 +892,8 @@ def _there(folder, splits):
     splits = splits[~splits.path.isin(set(gone))].reset_index(drop=True)
     for name in ('train', 'valid'):
         if (splits.split == name).any(): continue
-        why = f': {_photos(len(gone))} missing ({_some(gone)}); bring it up to date with: {shell_command("data", "split", folder, "--add")}' if gone else ''
-        raise DataError(f'{folder}: no photos in the {name} split{why}')
+        why = f', {_photos(len(gone))} are missing; bring it up to date with: {shell_command("data", "split", folder, "--add")}'
+        raise DataError(f'{folder}: no photos in the {name} split{why if gone else ""}')
     return splits
 
 def dataloaders(
@@ -903,7 +928,7 @@ def _new_folder(dest):
 @contextmanager
 def _speaking_of(name, tmp):
     "Errors and warnings about the temporary folder `tmp` call it `name`"
-    def reword(text): return re.sub(rf'{re.escape(str(tmp))}[^:]*(?=:)', str(name).replace('\\', r'\\'), str(text), count=1).replace(str(tmp), str(name))
+    def reword(text): return re.sub(rf'{re.escape(str(tmp))}(/photos)?', lambda _: str(name), str(text))
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter('always')
         try: yield
@@ -954,12 +979,12 @@ def _check_archive(archive, infos, to, max_bytes):
         raise DataError(f'{archive}: unpacks to {size:,} bytes, more than the {max_bytes:,} allowed')
 
 def _photos_only(root):
-    "Remove all but photos, and say so; gives the dataset's folder in `root`"
+    "Remove all but photos and a manifest beside their folders, and say so; gives the dataset's folder in `root`"
     left_out = Counter()
     photos = set(list_photos(root, left_out=left_out))
     for path in sorted(root.rglob('*'), reverse=True):
         if path.is_dir() and not any(path.iterdir()): path.rmdir()
-        elif path.is_file() and path not in photos: path.unlink()
+        elif path.is_file() and path not in photos and path.name != MANIFEST: path.unlink()
     if left_out: _warn(root, left_out_words(left_out))
     while len(inner := list(root.iterdir())) == 1 and any(p.is_dir() for p in inner[0].glob('*')): root = inner[0]
     return root

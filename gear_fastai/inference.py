@@ -46,13 +46,17 @@ class Prediction:
     def to_dict(self) -> dict:
         "All but the photo, for JSON"
         return {k: getattr(self, k) for k in ('path', 'label', 'confidence', 'probabilities', 'similarity', 'error')}
-    def __str__(self): return self.error or f"{self.path or 'photo'}: {self.label or f'not sure, perhaps {self.guess}'} ({self.confidence:.1%})"
+    def __str__(self): return _plain(self.error or f"{self.path or 'photo'}: {self.label or f'not sure, perhaps {self.guess}'} ({self.confidence:.1%})")
 
     def _repr_html_(self):
-        if self.error: return f'<p>{html.escape(self.error)}</p>'
+        if self.error: return f'<p>{html.escape(_plain(self.error))}</p>'
         bar = '<tr><td>{}</td><td><div style="background:#4a90d9;height:.8em;width:{:.1f}em"></div></td><td>{:.1%}</td></tr>'
         bars = ''.join(bar.format(html.escape(k), v*12, v) for k, v in self.top())
         return f'<div style="display:flex;gap:1em;align-items:center">{_thumb(self)}<table>{"" if self.label else "<caption>not sure</caption>"}{bars}</table></div>'
+
+def _plain(value):
+    "`value`; bytes of a file's name that are no UTF-8 are written as \\udce9, as in JSON"
+    return value.encode('utf-8', 'backslashreplace').decode() if isinstance(value, str) else value
 
 def _picture(p, size=None):
     "The photo of a `Prediction`; None if it can't be opened any more"
@@ -85,8 +89,10 @@ def _model_folder(model):
     if not isinstance(model, (str, os.PathLike)):
         kind = type(model).__name__
         if hasattr(model, 'state_dict') or hasattr(model, 'dls'): raise ModelError(f"{kind}: give a saved model: save_model(learn, 'models/mine'), then 'models/mine'")
-        raise ModelError(f'{kind}: give a model folder or a GearClassifier')
+        raise ModelError(f'{kind}: give the folder of a saved model')
     folder = Path(model).expanduser()
+    inside = sorted(f.parent.name for f in folder.glob('*/gear.json')) if not (folder/'gear.json').is_file() else []
+    if inside: raise ModelError(f'{model}: holds several models ({", ".join(inside[:5])}); give one of them')
     if (folder.parent/'gear.json').is_file() and folder.is_file(): raise ModelError(f'{model}: a file of a saved model; give its folder, {folder.parent}')
     if folder.suffix in ('.pkl', '.pth', '.pt'): raise ModelError(f"{model}: not a model folder; a Learner is made into one with save_model(learn, 'models/mine')")
     if not folder.is_absolute() and not folder.is_dir(): return folder                                              # so that the error names it as you did
@@ -146,7 +152,7 @@ class _SavedNetwork:
         e = np.exp((logits - logits.max(1, keepdims=True)) / self.temperature)
         return e / e.sum(1, keepdims=True), similarity[0] if similarity else np.full(len(pixels), np.nan, np.float32)
 
-# %% ../nbs/06_inference.ipynb #2fac44b6
+# %% ../nbs/06_inference.ipynb #aedea72a
 def _from_here(path):
     "`path` as one would name it here"
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
@@ -213,7 +219,7 @@ class GearClassifier(_SavedNetwork):
         from tqdm.auto import tqdm
         return iter(tqdm(answers, unit=' photos'))
 
-# %% ../nbs/06_inference.ipynb #e7004724
+# %% ../nbs/06_inference.ipynb #72167b06
 def _list_and_tell(folder):
     "Stream the photos in a folder, then warn of the files that are no photos"
     left_out = Counter()
@@ -271,10 +277,6 @@ def _column(label, labels, others=(*_COLUMNS, 'error')):
 
 def _rounded(v): return v if v is None else round(v, 6)
 
-def _plain(value):
-    "`value`; bytes of a file's name that are no UTF-8 are written as \\udce9, as in JSON"
-    return value.encode('utf-8', 'backslashreplace').decode() if isinstance(value, str) else value
-
 # %% ../nbs/06_inference.ipynb #13b9cbe9
 def show_predictions(
     predictions,  # list of `Prediction`
@@ -304,9 +306,13 @@ def _title(p, truth):
     return f'{p.label}\n{p.confidence:.0%}' + (f', but {truth}' if truth is not None and p.label != truth else '')
 
 def _display_once(fig):
-    "Show a figure as the value of a cell, unless pyplot will show it at the end of the cell"
-    from IPython.display import display_png
+    "Display a figure, and close it so that pyplot doesn't at the end of the cell"
+    from IPython.display import display
+    import matplotlib
     pyplot = sys.modules.get('matplotlib.pyplot')
-    if pyplot and pyplot.fignum_exists(getattr(fig, 'number', None)): return
-    fig.savefig(png := io.BytesIO(), format='png')
-    display_png(png.getvalue(), raw=True)
+    opened = pyplot and pyplot.fignum_exists(getattr(fig, 'number', None))
+    if opened and 'inline' not in matplotlib.get_backend(): return          # it stands in a window or widget of its own
+    del fig._ipython_display_                                               # for what follows
+    display(fig)
+    fig._ipython_display_ = partial(_display_once, fig)
+    if opened: pyplot.close(fig)

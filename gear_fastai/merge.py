@@ -10,7 +10,8 @@ import csv, os, shutil, tempfile
 from pathlib import Path
 import numpy as np, pandas as pd
 from .data import MANIFEST, DataError, split_dataset, write_splits
-from .data import _SIDES, _class_name, _dataset, _expand, _known, _list, _photos, _rows, _some, _speaking_of, _split_name, _strings, _tell, _warn, _with_old_groups
+from .data import _SIDES, _class_name, _dataset, _expand, _known, _list, _photos, _rows, _some, _speaking_of
+from .data import _split_name, _strings, _tell, _warn, _with_old_groups
 
 # %% ../nbs/01b_merge.ipynb #88e14f7a
 def read_class_map(
@@ -18,7 +19,8 @@ def read_class_map(
 ) -> dict:  # name in the source → class; None: left out
     "A table of class names; `DataError` if it is none"
     try: header, rows = _rows(_expand(file))
-    except (OSError, ValueError, csv.Error) as e: raise DataError(f'{file}: no table of class names ({getattr(e, "strerror", None) or e})') from None
+    except (OSError, ValueError, csv.Error) as e:
+        raise DataError(f'{file}: no table of class names ({getattr(e, "strerror", None) or e})') from None
     columns = [c.strip().lower() for c in header]
     if not {'from', 'to'} <= set(columns): raise DataError(f"{file}: needs the columns 'from' and 'to'")
     pairs = [(_class_name(row[columns.index('from')]), _class_name(row[columns.index('to')]) or None) for row in rows]
@@ -31,7 +33,8 @@ def _sources(folders, out):
     "The name of each dataset; `DataError` if they can't be merged into `out`"
     names = [_class_name(f.resolve().name) for f in folders]
     if len(folders) < 2: raise DataError('merge: give two datasets or more')
-    if len(set(names)) < len(names): raise DataError(f"merge: two datasets are called '{max(names, key=names.count)}'; rename one, its name is its source's")
+    if len(set(names)) < len(names):
+        raise DataError(f"merge: two datasets are called '{max(names, key=names.count)}'; rename one, its name is its source's")
     if out.exists() and (out.is_file() or any(out.iterdir())): raise DataError(f'{out}: exists; name another folder')
     return names
 
@@ -54,7 +57,9 @@ def _new_paths(df, labels):
     used, paths = set(), []
     for path, old, label, source in zip(df.path, df.label, labels, df.source):
         rest = _within_class(path, old)
-        if f'{label}/{source}/{rest}' in used: rest = f'{os.path.dirname(rest)}/{path.split("/")[0]}_{os.path.basename(rest)}'.lstrip('/')
+        if f'{label}/{source}/{rest}' in used:
+            inner, name = os.path.split(rest)
+            rest = os.path.join(inner, f'{path.split("/")[0]}_{name}')
         if (new := f'{label}/{source}/{rest}') in used: raise DataError(f'{new}: two photos would have this name; rename one')
         used.add(new)
         paths.append(new)
@@ -63,14 +68,16 @@ def _new_paths(df, labels):
 def _relabeled(df, classes):
     "The photos that go into the merged dataset, with their new label and `new` path"
     if (unknown := sorted(set(classes) - set(df.label))):
-        raise DataError(f"merge: no dataset has the class '{unknown[0]}' of the table; they have {', '.join(sorted(set(df.label)))}")
+        have = ', '.join(sorted(set(df.label)))
+        raise DataError(f"merge: no dataset has the class '{unknown[0]}' of the table; they have {have}")
     df = df[[classes.get(label, label) is not None for label in df.label]].reset_index(drop=True)
     labels = [classes.get(label, label) for label in df.label]
-    if (odd := [label for label in labels if '/' in label or label in ('.', '..')]): raise DataError(f"merge: class '{odd[0]}' can't be the name of a folder; rename it with a table of class names")
+    if (odd := [label for label in labels if '/' in label or label in ('.', '..')]):
+        raise DataError(f"merge: class '{odd[0]}' can't be the name of a folder; rename it with a table of class names")
     return df.assign(new=_strings(_new_paths(df, labels)), label=labels)
 
 def _one_side(splits, source):
-    "`splits`, where a group that several sources (path → source, of those that were split) have on different sides is on one; and the paths moved"
+    "`splits` with each group that several sources had split on one side, and the paths moved; `source`: path → source, where split"
     given = splits.path.map(source.get)
     shared = given.groupby(splits.group).transform('nunique') > 1
     rank = splits.split.map(_SIDES.index)
@@ -88,7 +95,9 @@ def _write_manifest(folder, df):
     old = {p: names[s]*step + g if g >= 0 else -1 for p, s, g in zip(df.new, df.source, df.old_group)}
     splits['group'] = _with_old_groups(splits.group, np.array([old[p] for p in splits.path]))
     splits, moved = _one_side(splits, dict(zip(given.new, given.source)))
-    if moved: _warn(folder, f'{_photos(len(moved))} of valid or test put on the side where another dataset has the same product or picture ({_some(moved)})')
+    if moved:
+        _warn(folder, f'{_photos(len(moved))} of valid or test put on the side where another dataset has the same product or picture '
+                      f'({_some(moved)})')
     write_splits(folder, splits)
 
 def merge_datasets(

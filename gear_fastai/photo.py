@@ -104,11 +104,11 @@ def _content(f):
     "All that the binary file object `f` holds; it keeps its position"
     if isinstance(f, io.TextIOBase): raise PhotoError("opened as text; open it with mode 'rb'")
     with _lock(f) if hasattr(f, 'seek') else nullcontext():
-        try: at = f.tell()
-        except (AttributeError, OSError): return f.read()       # a stream
         try:
+            at = f.tell()
             f.seek(0)
-            return f.read()
+        except (AttributeError, OSError): return f.read()       # a stream
+        try: return f.read()
         finally: f.seek(at)
 
 def _lock(o): return _locks[id(o) // 16 % len(_locks)]
@@ -200,7 +200,7 @@ def _noted(im):
 def orientation(
     im: Image.Image,  # a PNG must have been decoded, since its note may stand behind the pixels
 ) -> int:  # 1 to 8, as in EXIF; 1: upright
-    "How a photo was held when it was taken"
+    "The orientation in a photo's EXIF or XMP data, however malformed the rest is"
     if im.format == 'HEIF': return 1                                        # its decoder turns it
     value = _noted(im)
     if value is None:
@@ -391,7 +391,7 @@ SUFFIXES = {'.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.gif', '.bmp', '
 _PROGRAMS = {'@eadir', '#recycle', '@recycle', '#snapshot', '$recycle.bin', 'recycler', 'system volume information', '__macosx', 'lost+found', '__pycache__'}
 _RAW = set('.3fr .arw .cr2 .dcr .dng .erf .fff .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raw .rw2 .rwl .sr2 .srf .srw .thm'.split())  # a TIFF or JPEG inside, but a preview at best
 _UNFINISHED = {'.part', '.partial', '.crdownload', '.download', '.tmp'}
-_BESIDE = set('.csv .tsv .json .jsonl .txt .md .html .xml .yaml .yml .toml .ini .cfg .log .parquet .py .ipynb .xmp .aae .db .info .url .lnk'.split())  # notes, tables and settings beside photos
+_BESIDE = set('.csv .tsv .json .jsonl .txt .md .html .xml .yaml .yml .toml .ini .cfg .log .py .ipynb .xmp .aae .db .info .url .lnk'.split())  # notes, tables and settings beside photos
 
 def _suffix(name):
     "The suffix of a file's name in lower case; '' if what follows the last dot is none"

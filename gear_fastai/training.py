@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['EpochRecorder', 'record_epochs', 'parting', 'best_epoch', 'plot_history', 'KeepMemory', 'fast_bf16', 'Autocast',
-           'speed_callbacks', 'set_normalize', 'photo_learner', 'CheckpointError', 'from_rank0', 'on_all_ranks',
-           'check_about', 'Checkpoint']
+           'speed_callbacks', 'StopDiverged', 'set_normalize', 'photo_learner', 'CheckpointError', 'from_rank0',
+           'on_all_ranks', 'check_about', 'Checkpoint']
 
 # %% ../nbs/02_training.ipynb #d687fb30
-import contextlib, ctypes, functools, os, random, sys, time
+import contextlib, ctypes, functools, math, os, random, sys, time
 from pathlib import Path
 import numpy as np, pandas as pd
 import matplotlib.pyplot as plt
@@ -163,6 +163,29 @@ def speed_callbacks() -> list:
     if not torch.cuda.is_available(): return [KeepMemory(), *([Autocast()] if fast_bf16() else [])]
     return [Autocast('cuda') if torch.cuda.is_bf16_supported(including_emulation=False) else MixedPrecision()]
 
+# %% ../nbs/02_training.ipynb #6d08b0c4
+class StopDiverged(Callback):
+    "End training with a `ValueError` that names the learning rate when the loss is not finite"
+    order = 99  # after what saves the model
+
+    def before_fit(self): self.why = None
+
+    def _check(self, loss):
+        if math.isfinite(loss): return
+        self.why = f'training diverged in epoch {self.epoch}: the loss is {loss:.3g} at learning rate {self.opt.hypers[-1]["lr"]:.3g}; use a lower one'
+        raise CancelFitException
+
+    def after_loss(self):
+        if self.training and not hasattr(self.learn, 'lr_finder'): self._check(float(self.loss))
+
+    def after_validate(self):
+        if self.recorder.train_loss.count and not hasattr(self.learn, 'lr_finder'): self._check(self.recorder.log[2])
+
+    def __call__(self, event_name):
+        result = super().__call__(event_name)
+        if event_name == 'after_fit' and self.why: raise ValueError(self.why)           # here, since fastai adds lines of its own to an error in an event
+        return result
+
 # %% ../nbs/02_training.ipynb #bbe4407f
 def set_normalize(
     dls: DataLoaders,
@@ -182,10 +205,11 @@ def photo_learner(
     **kwargs,  # to `Learner`
 ) -> Learner:
     "A fastai `Learner` for a timm model: on the photos' device from the start; its normalisation, label smoothing, true epoch averages, channels last, and `speed_callbacks`"
+    if not hasattr(model, 'pretrained_cfg'): raise ValueError(f"{getattr(model, '__name__', model)!r}: not a network of timm; use transfer_learner(dls, 'resnet18') or cnn_learner(dls)")
     model = model.to(getattr(dls, 'device', default_device()), memory_format=torch.channels_last)
     set_normalize(dls, model.pretrained_cfg['mean'], model.pretrained_cfg['std'])
     kwargs = dict(loss_func=CrossEntropyLossFlat(label_smoothing=.1), metrics=accuracy, wd=.05) | kwargs
-    return record_epochs(cls(dls, model, cbs=[*speed_callbacks(), *L(cbs)], **kwargs))
+    return record_epochs(cls(dls, model, cbs=[*speed_callbacks(), StopDiverged(), *L(cbs)], **kwargs))
 
 # %% ../nbs/02_training.ipynb #09e6499b
 class CheckpointError(ValueError):

@@ -17,7 +17,7 @@ from fastai.vision.all import *
 from timm.models import load_state_dict
 from huggingface_hub import constants, try_to_load_from_cache
 from scipy.optimize import minimize_scalar
-from .cnn import photo_size
+from .cnn import check_labels, photo_size
 from .training import photo_learner
 
 # %% ../nbs/04_transfer.ipynb #30eb40f1
@@ -81,7 +81,7 @@ def frozen(
     session = onnxruntime.InferenceSession(raw.getvalue(), options, providers=['CPUExecutionProvider'])
     return lambda x: one([torch.from_numpy(o) for o in session.run(None, {'image': np.ascontiguousarray(x.as_subclass(torch.Tensor))})])
 
-# %% ../nbs/04_transfer.ipynb #7c699d92
+# %% ../nbs/04_transfer.ipynb #f642f095
 def _heads(model):
     "The modules of a timm model's classifier"
     heads = model.get_classifier()
@@ -133,7 +133,7 @@ def has_dense_head(
     for layer, state in zip(layers, before): layer.load_state_dict(state)
     return same
 
-# %% ../nbs/04_transfer.ipynb #5f80ce2b
+# %% ../nbs/04_transfer.ipynb #85a03b76
 def _with_size(arch, size, model_args):
     "Arguments to the network, with the side of its input if it must know it (ViT, Swin)"
     cfg = timm.get_pretrained_cfg(arch)
@@ -164,7 +164,7 @@ def _check_size(arch, size, model_args):
     if (fits := fitting_size(arch, size, model_args)) not in (size, None):
         raise ValueError(f'{arch}: takes no photos of {size} pixels; the nearest size that fits is {fits} (size={fits}, --size {fits})')
 
-# %% ../nbs/04_transfer.ipynb #6d875ffa
+# %% ../nbs/04_transfer.ipynb #37e27b33
 @torch.no_grad()
 def _try_inference(net, x):
     "The network as it answers photos; returns why it can't"
@@ -213,7 +213,7 @@ def arch_name(
     "The name of an architecture that timm has; `ValueError` with the nearest names if it has none"
     name = arch if isinstance(arch, str) else getattr(arch, '__name__', repr(arch))
     if timm.is_model(name.split('.')[0]): return name
-    near = difflib.get_close_matches(name, timm.list_models(), 3)
+    near = difflib.get_close_matches(name.split('.')[0], timm.list_models(), 3)
     nearest = f'; nearest: {", ".join(near)}' if near else ''
     raise ValueError(f"'{name}': timm has no such architecture{nearest}; timm.list_models('*vit*') lists them")
 
@@ -296,7 +296,8 @@ def _ridge_head(x, y, num_classes, groups, strengths):
     t = F.one_hot(y, num_classes).double()
     weight = (1/t.sum(0))[y, None] * len(x)/len(y.unique())                                  # of each row, 1 on average
     mean, t_mean = (weight*x).mean(0), (weight*t).mean(0)
-    std, root = (weight*(x - mean)**2).mean(0).sqrt() + 1e-6, weight.sqrt()
+    std, size = (weight*(x - mean)**2).mean(0).sqrt(), (weight*x**2).mean(0).sqrt()
+    std, root = torch.maximum(std, .1*size) + 1e-6, weight.sqrt()                           # what hardly varies is rounding error, not to be enlarged
     inputs = torch.cat([root*(x - mean)/std, root], 1)                                       # the last column: what is left out must not tell of itself by the mean
     def penalty(strength): return torch.tensor([strength*len(x)]*x.shape[1] + [1e-6])
     fits = [left_out_ridge(inputs, root*(t - t_mean), groups, penalty(s)) for s in strengths]
@@ -366,6 +367,14 @@ class TransferLearner(Learner):
         accuracy = (logits.argmax(1) == targets).float().mean().item()
         self.recorder.add_row(seconds, train_loss=train_loss, valid_loss=valid_loss, accuracy=accuracy)
 
+    @delegates(Learner.lr_find)
+    def lr_find(self,
+        stop_div: bool = False,  # stop when the loss is four times the smallest, as a single batch can be after `fit_head`
+        **kwargs,
+    ):
+        "fastai's `lr_find`, over all learning rates"
+        return super().lr_find(stop_div=stop_div, **kwargs)
+
     def _has_dense_head(self):
         x = self.dls.valid.one_batch()[0][:2]
         return has_dense_head(self.model, x.as_subclass(Tensor).to(next(self.model.parameters()).device))
@@ -421,6 +430,7 @@ def transfer_learner(
     **kwargs,  # to `photo_learner`; the loss is plain cross-entropy, which the scale of the head minimises too
 ) -> TransferLearner:
     "A learner on a timm backbone, with `freeze`, `unfreeze` and `fine_tune`"
+    check_labels(dls)
     model = create_backbone(arch, dls.c, weights, pretrained, photo_size(dls), model_args)
     kwargs = dict(loss_func=CrossEntropyLossFlat(), train_bn=False) | kwargs
     learn = photo_learner(dls, model, TransferLearner, cbs=[FrozenNorms(), *L(cbs)], splitter=split_parameters, **kwargs)

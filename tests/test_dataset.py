@@ -213,7 +213,8 @@ def test_our_own_output_is_no_class(tmp_path):
                  '__MACOSX/d.png', '.ipynb_checkpoints/e.png', '_none/f.png', 'boots/@eaDir/g.png'): photo(folder/name)
     df, said = told(list_dataset, folder)
     assert len(df) == 16 and set(df.label) == {'boots', 'tents'}
-    assert said == f'{folder}: 1 photo in _none show none of the classes; left out'
+    assert said.splitlines() == [f'{folder}: 2 photos in data/ saved by this package (data/corrected/boots/a.png, data/sample/tents/a.png); left out',
+                                 f'{folder}: 1 photo in _none show none of the classes; left out']
 
 def test_an_empty_class_is_told(tmp_path):
     folder = classes(tmp_path/'gear')
@@ -232,6 +233,12 @@ def test_folders_that_differ_in_unicode_form_are_one_class(tmp_path):
     write_splits(tmp_path, df)
     assert not compare_manifest(tmp_path, read_splits(tmp_path))
     assert len(told(dataloaders, tmp_path, 32)[0].vocab) == 4
+
+def test_a_manifest_in_another_unicode_form(tmp_path):
+    classes(tmp_path, [unicodedata.normalize('NFD', 'vélo'), 'tents'])
+    splits = split_dataset(tmp_path)
+    splits.assign(path=[unicodedata.normalize('NFC', p) for p in splits.path]).to_csv(tmp_path/'splits.csv', index=False)
+    assert read_splits(tmp_path).path.tolist() == splits.path.tolist() and not compare_manifest(tmp_path, read_splits(tmp_path))
 
 @pytest.mark.skipif(sys.platform in ('win32', 'darwin'), reason='file names are Unicode')
 def test_names_that_are_not_utf8(tmp_path, capsys):
@@ -412,6 +419,20 @@ def test_errors_of_archives_name_the_archive(tmp_path, damage):
     out = run('data', 'fetch', tmp_path/'new', '--url', archive, code=1)
     assert len(out.splitlines()) == 1 and str(archive) in out and '.unpacking' not in out and 'new/' not in out
     assert not (tmp_path/'new').exists() and not list(tmp_path.glob('.unpacking*'))
+
+def test_an_archive_with_a_manifest(tmp_path):
+    classes(tmp_path/'gear/photos', ['a'], n=12)
+    with zipfile.ZipFile(tmp_path/'a.zip', 'w') as z:
+        for p in (tmp_path/'gear').rglob('*.png'): z.write(p, p.relative_to(tmp_path))
+        z.writestr('gear/splits.csv', '\n'.join(['path,label'] + [f'photos/a/{k}.png,{["boots", "tents"][k % 2]}' for k in range(12)]))
+    folder = fetch(tmp_path/'new', tmp_path/'a.zip')
+    assert list_dataset(folder).label.value_counts().to_dict() == dict(boots=6, tents=6) and len(ensure_splits(folder)) == 12
+
+def test_a_table_of_the_callers_needs_no_groups(tmp_path):
+    folder = classes(tmp_path/'gear')
+    splits = split_dataset(folder)
+    dls = dataloaders(folder, 32, splits=splits[['path', 'label', 'split']])
+    assert dls.splits.split.tolist() == splits.split.tolist() and not (folder/'splits.csv').exists()
 
 def test_archives_made_on_windows(tmp_path):
     classes(tmp_path/'gear')

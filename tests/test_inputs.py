@@ -99,7 +99,11 @@ def test_file_object_keeps_its_position(tmp_path):
     class Stream:
         "As from a network: it can only be read, once"
         def read(self, n=-1): return FILES['png']
-    assert same(open_photo(Stream()), large)
+    class Response(Stream):
+        "As urllib3 has them: it tells where it is, but can't go elsewhere"
+        def tell(self): return 0
+        def seek(self, *_): raise io.UnsupportedOperation('seek')
+    for stream in (Stream(), Response()): assert same(open_photo(stream), large)
     with open(tmp_path/'a.png', encoding='latin-1') as f, pytest.raises(PhotoError, match="mode 'rb'"): open_photo(f)
 
 
