@@ -14,6 +14,7 @@ from .inference import *
 from .merge import *
 from .model import *
 from .photo import *
+from .plots import *
 from .report import *
 from .sample import *
 from .training import *

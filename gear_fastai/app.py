@@ -9,12 +9,32 @@ __all__ = ['AppError', 'serve']
 import contextlib, importlib.util, json, os, signal, socket, subprocess, sys, tempfile, time, urllib.request
 from pathlib import Path
 import nbformat
+from jupyter_core.paths import jupyter_data_dir
 from .folder import ModelError
 from .inference import GearClassifier
 
 # %% ../nbs/08a_app.ipynb #f32554ae
 class AppError(ValueError):
     "The page can't be served; the message says why and what to do"
+
+# Voilà's page without what it loads from other servers: fonts for icons that we don't show, and formulas
+_template = """{% extends 'voila/templates/lab/index.html.j2' %}
+{% block notebook_css %}
+{% for line in super().splitlines() if not ('<link' in line and '//' in line) %}{{ line }}
+{% endfor %}
+{% endblock %}
+"""
+
+# The browser asks nobody else, whatever else Voilà, Jupyter and their extensions put into a page
+_own_things_only = ("default-src 'self' data: blob:; connect-src 'self' ws: wss: data: blob:; style-src 'self' 'unsafe-inline' data: blob:; "
+                    "script-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'")
+
+def _write_template(home):
+    "Voilà's template `gear` in the folder `home`"
+    folder = home/'voila/templates/gear'
+    folder.mkdir(parents=True)
+    (folder/'index.html.j2').write_text(_template)
+    (folder/'conf.json').write_text(json.dumps(dict(base_template='lab')))
 
 def _write_app(home, uploader, host, port):
     "Voilà's notebook and settings in the folder `home`"
@@ -23,10 +43,17 @@ def _write_app(home, uploader, host, port):
         metadata=dict(title='gear_fastai', kernelspec=dict(name='python3', display_name='python3', language='python')))
     nbformat.write(nb, home/'gear.ipynb')
     config = dict(
-        Voila=dict(ip=host, port=port, port_retries=0, open_browser=False, tornado_settings=dict(websocket_max_message_size=4 << 20)),
-        VoilaConfiguration=dict(strip_sources=True, show_tracebacks=False, file_allowlist=['^$'], preheat_kernel=True, theme='light'),
+        Voila=dict(ip=host, port=port, port_retries=0, open_browser=False, tornado_settings=dict(websocket_max_message_size=4 << 20,
+            headers={'Content-Security-Policy': _own_things_only})),
+        VoilaConfiguration=dict(template='gear', strip_sources=True, show_tracebacks=False, file_allowlist=['^$'], preheat_kernel=True, theme='light'),
         VoilaKernelManager=dict(preheat_kernel=True, default_pool_size=1, fill_delay=0), MappingKernelManager=dict(cull_idle_timeout=1800, cull_interval=60))
     (home/'voila.json').write_text(json.dumps(config))
+    _write_template(home)
+
+def _environment(home):
+    "Environment variables with which Jupyter finds what is installed, and writes its history and keys to the folder `home` only"
+    found = os.pathsep.join(filter(None, [home, os.environ.get('JUPYTER_PATH'), jupyter_data_dir()]))
+    return os.environ | dict(JUPYTER_PATH=found, JUPYTER_DATA_DIR=f'{home}/jupyter', IPYTHONDIR=f'{home}/ipython')
 
 def _check_port(host, port):
     with socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET) as s:
@@ -50,11 +77,11 @@ def serve(
     GearClassifier(model)
     _check_port(host, port)
     url = f"http://{f'[{host}]' if ':' in host else host if host != '0.0.0.0' else '127.0.0.1'}:{port}/"
-    absolute = dict(model=model and str(Path(model).resolve()), models=str(Path(models).resolve()), save_to=str(Path(save_to).resolve()))
+    absolute = dict(model=model and str(Path(model).resolve()), models=str(Path(models).expanduser().resolve()), save_to=str(Path(save_to).expanduser().resolve()))
     with tempfile.TemporaryDirectory(prefix='gear-app-') as tmp:
         _write_app(Path(tmp), dict(absolute, max_mb=max_mb, may_choose_folder=False), host, port)
         with open(Path(tmp)/'log', 'w+') as log:
-            server = subprocess.Popen([sys.executable, '-m', 'voila', 'gear.ipynb'], cwd=tmp, stdout=log, stderr=log, start_new_session=True)
+            server = subprocess.Popen([sys.executable, '-m', 'voila', 'gear.ipynb'], cwd=tmp, env=_environment(tmp), stdout=log, stderr=log, start_new_session=True)
             try:
                 _wait(server, url, patience, log)
                 yield url, server

@@ -6,16 +6,18 @@
 __all__ = ['NAMES', 'ROWS', 'LISTED', 'CatalogueError', 'GearStage', 'Scored', 'score_catalogue']
 
 # %% ../nbs/06b_bulk.ipynb #00db6afa
-import hashlib, io, json, logging, os, socket, uuid
+import hashlib, io, json, logging, os, secrets, socket, uuid, warnings
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 from .folder import ModelError
 from .inference import GearClassifier, _cores
-from .photo import PhotoError, SUFFIXES, list_photos
+from .photo import PhotoError, SUFFIXES, left_out_words, list_photos
 
 # %% ../nbs/06b_bulk.ipynb #e6ab58fa
 class CatalogueError(ValueError):
@@ -23,7 +25,6 @@ class CatalogueError(ValueError):
 
 def _need():
     "Ray Data, PyArrow's file systems and Parquet; `CatalogueError` if they are not installed"
-    os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
     os.environ.setdefault('RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO', '0')
     try:
         import pyarrow as pa, pyarrow.fs, pyarrow.parquet, ray, ray.data
@@ -64,10 +65,10 @@ def _stored(place):
 
 def _wanted(path): return not any(part.startswith('.') for part in path.split('/')) and os.path.splitext(path)[1].lower() in SUFFIXES | {'.parquet'}
 
-def _names(place):
+def _names(place, left_out=None):
     "The photos and Parquet files in a folder, on disk or in a store; or the one file that `place` is"
     if '://' in place: return _stored(place)
-    return map(str, list_photos(place, SUFFIXES | {'.parquet'})) if os.path.isdir(place) else [place]
+    return map(str, list_photos(place, SUFFIXES | {'.parquet'}, left_out)) if os.path.isdir(place) else [place]
 
 # %% ../nbs/06b_bulk.ipynb #c3d4f298
 NAMES = ('path', 'file_name', 'filename', 'name', 'id', 'key')  # columns that may say how a photo is called
@@ -104,15 +105,16 @@ def _put_list(place, names):
 
 def _list_all(places, plan):
     "List what is in `places`: writes the photos to files in the folder `plan`. Gives these, and the Parquet files that were found"
-    parquet, lists = [], []
+    parquet, lists, left_out = [], [], Counter()
     def photos():
-        for name in (n for p in places for n in _names(p)):
+        for name in (n for p in places for n in _names(p, left_out)):
             if name.lower().endswith('.parquet'): parquet.append(name)
             else: yield name
     found = photos()
     while (some := list(islice(found, LISTED))):
         lists.append(f'{plan}/photos-{len(lists):04}.parquet')
         _put_list(lists[-1], some)
+    if left_out: warnings.warn(f'{", ".join(places)}: {left_out_words(left_out)}')
     return lists, parquet
 
 # %% ../nbs/06b_bulk.ipynb #9269ec5c
@@ -225,14 +227,21 @@ class GearStage:
         model=None,  # a model folder, which each machine can see; default: `default_model()`
         threads: int = 1,  # processor threads of a worker; 0: one per core
         threshold: float = None,  # similarity below which a photo is "not sure"; default: the model's
-    ): self.clf, self.pool = GearClassifier(model, threads, threshold=threshold), ThreadPoolExecutor(16)
+    ):
+        self.clf, self.pool = GearClassifier(model, threads, threshold=threshold), ThreadPoolExecutor(16)
+        self.clf._keeps = False                                         # nobody looks at the photos
 
     def answers(self,
         photos,  # (name, bytes or None for the file of that name) of each
     ):  # generator of dicts, as of `Prediction.to_dict`, in the same order
         "Answer a stream of photos"
-        for p in self.clf.stream(self._photo(*photo) for photo in photos):
-            yield (p if p.path is not None else replace(p, path=str(p.photo.name))).to_dict()
+        names = deque()
+        def named():
+            for name, raw in photos:
+                names.append(name)
+                yield self._photo(name, raw)
+        for p in self.clf.stream(named()):
+            yield replace(p, path=str(names.popleft())).to_dict()
 
     def _photo(self, name, raw):
         if raw is not None: return _in_memory(name, raw)
@@ -327,16 +336,19 @@ def _try_hard(ray, cores):
             why = e
     raise CatalogueError(f"Ray can't be started on this machine ({_short(why)}); is it very busy?")
 
+def _keep_token_private():
+    "Give Ray a token in the environment, unless it has one; else it would write one to the home folder"
+    if not (Path.home()/'.ray/auth_token').exists(): os.environ.setdefault('RAY_AUTH_TOKEN', secrets.token_hex(32))
+
 @contextmanager
 def _local_ray(ray, cores):
     "Ray on this machine, for a while"
-    path = os.environ.get('PYTHONPATH')
     with TemporaryDirectory() as hidden:
         Path(hidden, 'rfc3987_syntax.py').write_text("raise ImportError('hidden by gear_fastai.bulk: it takes seconds to load')\n")
-        os.environ['PYTHONPATH'] = os.pathsep.join([hidden, *([path] if path else [])])
+        _keep_token_private()
         os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')
-        try: _try_hard(ray, cores)
-        finally: os.environ.pop('PYTHONPATH') if path is None else os.environ.update(PYTHONPATH=path)
+        path = os.pathsep.join(filter(None, [hidden, os.environ.get('PYTHONPATH')]))
+        with patch.dict(os.environ, PYTHONPATH=path), patch('ray._private.services.start_api_server', return_value=('', None)): _try_hard(ray, cores)
         try: yield
         finally: ray.shutdown()
 
@@ -399,6 +411,8 @@ def _finish(out, about):
     store.delete_dir(f'{path}/_plan')
 
 # %% ../nbs/06b_bulk.ipynb #fe6a1bd6
+def _place(path): return os.path.expanduser(os.fspath(path))
+
 @dataclass(frozen=True)
 class Scored:
     "How the scoring of a catalogue went"
@@ -430,7 +444,7 @@ def score_catalogue(
     if workers is not None and workers < 1: raise ValueError(f'workers={workers}: give 1 or more')
     if shard < 1: raise ValueError(f'shard={shard}: give 1 or more')
     _need()
-    out, places = os.fspath(out).rstrip('/'), [os.fspath(p) for p in ([photos] if isinstance(photos, (str, os.PathLike)) else photos)]
+    out, places = _place(out).rstrip('/'), [_place(p) for p in ([photos] if isinstance(photos, (str, os.PathLike)) else photos)]
     clf, columns = GearClassifier(model, threshold=threshold), (image_column, name_column)
     about = dict(photos=_digest('\n'.join(places), *columns), model=_digest((clf.folder/'gear.json').read_bytes()), threshold=clf.threshold, format=format)
     try: plan = _state(out, resume, about)

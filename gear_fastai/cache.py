@@ -17,7 +17,7 @@ from .photo import PhotoError, to_array
 # %% ../nbs/00b_cache.ipynb #672bb0be
 def cache_folder() -> Path:
     "Where decoded photos are kept"
-    return Path(os.environ.get('GEAR_FASTAI_CACHE') or pooch.os_cache('gear_fastai'))
+    return Path(os.environ.get('GEAR_FASTAI_CACHE') or pooch.os_cache('gear_fastai')).expanduser()
 
 def cache_limit() -> int:  # bytes
     "How much of decoded photos is kept"
@@ -26,7 +26,7 @@ def cache_limit() -> int:  # bytes
     except ValueError: raise ValueError(f"GEAR_FASTAI_CACHE_MB='{mb}': give a number of megabytes") from None
 
 # %% ../nbs/00b_cache.ipynb #22053fa1
-_VERSION = 2  # of the file's layout and of the preprocessing in `photo`
+_VERSION = 3  # of the file's layout and of the preprocessing in `photo`
 
 def _stamp(path):
     "What changes when a file does; zeros if it is gone"
@@ -73,7 +73,7 @@ class PhotoCache:
         folder=None,  # where the file is kept; default: `cache_folder()`
         limit: int = None,  # bytes, of this file and of all in the folder; default: `cache_limit()`
     ):
-        self.paths, self.size, self.folder = list(map(os.fspath, paths)), size, Path(folder or cache_folder())
+        self.paths, self.size, self.folder = list(map(os.fspath, paths)), size, Path(folder or cache_folder()).expanduser()
         self.limit = cache_limit() if limit is None else limit
         self.row = {p: i for i, p in enumerate(self.paths)}
         self.shape = (min(len(self.paths), self.limit // (3*size*size)), size, size, 3)
@@ -160,3 +160,15 @@ def refresh(self: PhotoCache):
     for what, then, those in (('changed', 'read anew', stale & ~self.stale), ('gone', 'used as they were', gone & (self.stamps != 0).any(1))):
         if those.any(): warnings.warn(f'{self.paths[np.flatnonzero(those)[0]]}: {what} since it was decoded' + (f', and {those.sum()-1} more' if those.sum() > 1 else '') + f'; {then}')
     self.stale, self.stamps = stale, np.where(gone[:, None], 0, self.stamps)
+
+# %% ../nbs/00b_cache.ipynb #c517a8f2
+@patch
+def __getstate__(self: PhotoCache):
+    return dict(self.__dict__, pixels=getattr(self.pixels, 'filename', None))
+
+@patch
+def __setstate__(self: PhotoCache, state):
+    self.__dict__.update(state)
+    try: self.pixels = np.memmap(self.pixels, np.uint8, 'r')[:-32].reshape(self.shape)
+    except (TypeError, OSError, ValueError):                                    # kept in memory, or removed meanwhile
+        self.pixels, self.unread = np.broadcast_to(np.uint8(0), self.shape), np.ones(len(self.paths), bool)

@@ -33,7 +33,8 @@ def _last_line(e):
 @click.version_option(package_name='gear_fastai')
 def main():
     "Rapid prototyping of image classifiers: sample or real photos, hand-built CNN or transfer learning, evaluation, predictions."
-    if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='surrogateescape')     # file names that are no UTF-8
+    for stream in (sys.stdout, sys.stderr):                             # a console that lacks the letters of a name ends no run
+        if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')
     warnings.simplefilter('ignore')
     warnings.filterwarnings('always', category=UserWarning, module='gear_fastai')
     warnings.showwarning = lambda message, *a, **k: None if _rank() else click.echo(f'warning: {message}', err=True)
@@ -70,11 +71,14 @@ def sample(folder, n, seed):
 
 @data.command()
 @click.argument('folder', metavar='DIR')
-@click.option('--url', default=None, help='Address of a zip archive of class folders.  [default: the published gear_images.zip]')
+@click.option('--url', default=None, help='Address of a zip archive of class folders, or a zip file on this machine.  [default: the published gear_images.zip]')
 def fetch(folder, url):
-    "Download and unpack the published photos into DIR."
-    from gear_fastai.data import GEAR_URL, fetch, list_dataset
-    with one_line_errors(): click.echo(f'{len(list_dataset(fetch(folder, url or GEAR_URL)))} photos unpacked: {folder}')
+    "Download and unpack the published photos, or those of another archive, into DIR."
+    from gear_fastai.data import GEAR_URL, fetch
+    from gear_fastai.photo import list_photos
+    with one_line_errors():
+        unpacked = sum(1 for _ in list_photos(fetch(folder, url or GEAR_URL)))
+        click.echo(f'{unpacked} photos unpacked: {folder}')
 
 @data.command()
 @click.argument('folder', metavar='DIR')
@@ -92,14 +96,17 @@ def audit(folder, as_json):
 @click.option('--valid', default=.15, help='Fraction for validation.')
 @click.option('--test', default=.15, help='Fraction for the test.')
 @click.option('--seed', default=42, help='Another seed makes another split.')
+@click.option('--add', is_flag=True, help='Add new photos to an existing manifest; all others stay on their side.')
 @click.option('--force', is_flag=True, help='Replace an existing manifest.')
-def split(folder, method, valid, test, seed, force):
+def split(folder, method, valid, test, seed, add, force):
     "Split the photos in DIR into train, valid and test: writes DIR/splits.csv."
-    from gear_fastai.data import manifest_path, split_dataset, write_splits
+    from gear_fastai.data import earlier_splits, split_dataset, write_splits
+    if add and force: raise click.UsageError('--add keeps the splits of a manifest and --force replaces them; choose one')
     with one_line_errors():
-        manifest_path(folder, force)                    # refuse before the work rather than after it
-        splits = split_dataset(folder, method, valid, test, seed, progress=sys.stderr.isatty())
-        click.echo(f"{write_splits(folder, splits, force)}: " + ', '.join(f'{v} {k}' for k, v in splits.split.value_counts().items()))
+        existing = None if force else earlier_splits(folder, add)                 # refuse before the work rather than after it
+        splits = split_dataset(folder, method, valid, test, seed, progress=sys.stderr.isatty(), existing=existing)
+        path = write_splits(folder, splits, force or existing is not None)
+        click.echo(f'{path}: ' + ', '.join(f'{v} {k}' for k, v in splits.split.value_counts().items()))
 
 @data.command()
 @click.argument('out')
@@ -168,20 +175,22 @@ def _known_arch(arch, epochs):
 @main.command()
 @click.argument('model')
 @click.argument('folder', metavar='DIR')
-@click.option('--split', type=click.Choice(['valid', 'test', 'all']), default='test', help='The validation split of DIR, to choose by; the test split, at the end; or all photos.')
+@click.option('--split', type=click.Choice(['valid', 'test', 'all']), default=None, help='The validation split of DIR, to choose by; the test split, at the end; or all photos.  [default: test]')
 @click.option('--others', default=None, metavar='DIR', help='Pictures of other things: how well they are told from the classes.')
 @click.option('--html', 'report', default=None, metavar='FILE', help='Write a report with diagrams and the photos that were got most wrong.')
 @click.option('--cv', type=click.IntRange(2), default=None, help='Train such a model anew without each of so many parts of DIR, and score the part; the models go to MODEL.cv.')
-@click.option('--cv-method', type=click.Choice(['grouped', 'random']), default='grouped', help='grouped: variants of a product stay in one part.')
+@click.option('--cv-method', type=click.Choice(['grouped', 'random']), default=None, help='grouped: variants of a product stay in one part.  [default: grouped]')
 @click.option('--weights', default=None, help='With --cv: file of pretrained weights, if MODEL was trained with one.')
 @click.option('--json', 'as_json', is_flag=True, help='Print one JSON object.')
 def evaluate(model, folder, split, others, report, cv, cv_method, weights, as_json):
     "Score the saved MODEL on the photos in DIR."
     if cv and (others or report): raise click.UsageError('--cv has many models, --html and --others are about one')
-    if weights and not cv: raise click.UsageError('--weights are for the trainings of --cv')
+    if cv and split: raise click.UsageError('--cv makes splits of its own; leave out --split')
+    if (weights or cv_method) and not cv: raise click.UsageError('--weights and --cv-method are for the trainings of --cv')
     from gear_fastai.evaluation import evaluate
     with one_line_errors():
-        ev = _cross_validate(model, folder, cv, cv_method, weights, as_json) if cv else evaluate(model, folder, split, progress=sys.stderr.isatty())
+        if cv: ev = _cross_validate(model, folder, cv, cv_method or 'grouped', weights, as_json)
+        else: ev = evaluate(model, folder, split or 'test', progress=sys.stderr.isatty())
         extra = {} if cv else _extra(ev, model, folder, others, report)
         click.echo(json.dumps(ev.to_dict() | extra) if as_json else '\n'.join([str(ev), '', *(f'{k}: {v}' for k, v in _told(extra))]))
 
@@ -196,7 +205,7 @@ def _cross_validate(model, folder, folds, method, weights, quiet):
     return cross_validate(folder, f'{model}.cv/{method}-{folds}', folds, grouped=method == 'grouped', progress=not quiet, weights=weights, **recipe)
 
 def _extra(ev, model, folder, others, report):
-    "What the evaluation is asked for beside its figures: leaks of the split, pictures of other things, a report"
+    "What the evaluation is asked for beside its figures: photos seen in training, pictures of other things, a report"
     from gear_fastai.data import read_splits
     from gear_fastai.evaluation import manifest_of
     from gear_fastai.inference import classifier
@@ -205,14 +214,17 @@ def _extra(ev, model, folder, others, report):
     trained = read_splits(model) if (clf.folder/'splits.csv').exists() else None
     splits = manifest_of(folder, trained) if ev.how.endswith(' split') else None
     scored = score_others(clf, others, ev) if others else None
-    out = {} if splits is None else dict(leaks=leaks(splits))
+    out = {} if splits is None else dict(leaks=dict(as_split=_share(ev), random=leaks(splits)['random']))
     if scored is not None: out['others'] = scored.to_dict('index')
     if report: out['report'] = str(write_report(ev, clf, folder, report, splits, scored))
     return out
 
+def _share(ev): return None if ev.seen_in_training is None else ev.seen_in_training/ev.n
+
 def _told(extra):
     "`extra` for readers: a name and a value each"
-    if (l := extra.get('leaks')) and l['as_split'] is not None: yield 'variants of photos trained on among the test photos', f"{l['as_split']:.1%} (in a random split {l['random']:.1%})"
+    random = extra.get('leaks', {}).get('random')
+    if random is not None: yield 'test photos with variants among the training photos, in a random split', f'{random:.1%}'
     for kind, r in extra.get('others', {}).items(): yield f'other things, {kind}', f"{r['n']:.0f} pictures, not sure of {r['not_sure']:.1%}, area under the curve {r['auroc']:.3f}"
     if 'report' in extra: yield 'report', extra['report']
 
@@ -221,7 +233,7 @@ def _told(extra):
 @click.argument('photos', nargs=-1, required=True, metavar='PHOTO|DIR...')
 @click.option('--model', default=None, help='Model folder.  [default: $GEAR_FASTAI_MODEL, or the model in the box]')
 @click.option('--json', 'as_json', is_flag=True, help='Print one JSON object a line: path, label (null: not sure), confidence, probabilities, similarity, error.')
-@click.option('--csv', 'as_csv', is_flag=True, help='Print a table: path, label, confidence, the probability of each class, error.')
+@click.option('--csv', 'as_csv', is_flag=True, help='Print a table: path, label (empty: not sure), confidence, top1 (the most probable class), the probability of each class, error.')
 @click.option('--threads', type=click.IntRange(0), default=0, help='Processor threads to use; 0: one per core.')
 @click.option('--device', type=click.Choice(['cpu', 'cuda']), default='cpu', help='cuda needs onnxruntime-gpu.')
 @click.option('--threshold', type=click.FloatRange(-1, 1), default=None, help='Similarity below which a photo is "not sure"; -1: always sure.  [default: the model\'s]')
@@ -237,27 +249,41 @@ def predict(photos, model, as_json, as_csv, threads, device, threshold, engine, 
         return _predict_catalogue(photos, out, model=model, workers=workers, format='jsonl' if as_json else 'parquet', threshold=threshold, resume=resume)
     if out or workers or resume: raise click.UsageError('--out, --workers and --resume are for --engine ray')
     from gear_fastai.inference import GearClassifier, write_csv
-    from gear_fastai.photo import list_photos
-    n = Counter()
+    from gear_fastai.photo import left_out_words
+    n, left_out = Counter(), Counter()
     def counted(p):
-        n.update(dict(all=1, bad=bool(p.error), named=bool(p.error) and p.path in photos))
+        bad = int(p.error is not None)
+        n.update(all=1, bad=bad, named=bad and p.path in photos)
         return p
     with one_line_errors():
         clf = GearClassifier(model, threads, device, threshold)
-        answers = map(counted, _bar(clf.stream(f for name in photos for f in (list_photos(name) if os.path.isdir(name) else [name]))))
-        if as_csv: write_csv(answers, sys.stdout, clf.labels)
+        answers = map(counted, _bar(clf.stream(_all_photos(photos, left_out))))
+        if as_csv: write_csv(answers, _utf8_output(), clf.labels)
         else:
             for p in answers: click.echo(json.dumps(p.to_dict()) if as_json else str(p))
-    if not n['all']: raise click.ClickException(f'{photos[0]}: no photos in it')
+    if not n['all']: raise click.ClickException('; '.join([f'{photos[0]}: no photos in it', *([left_out_words(left_out)] if left_out else [])]))
+    if left_out: click.echo(left_out_words(left_out), err=True)
     if n['bad']: click.echo(f"{n['bad']} of {n['all']} could not be read", err=True)
     if n['bad'] == n['all'] or n['named']: sys.exit(1)
+
+def _all_photos(named, left_out):
+    "Stream the photos that were named, and those in folders that were"
+    from gear_fastai.photo import list_photos
+    for name in named:
+        if os.path.isdir(os.path.expanduser(name)): yield from list_photos(name, left_out=left_out)
+        else: yield name
+
+def _utf8_output():
+    "Standard output, in UTF-8 unless somebody looks at it: a table is for programs"
+    if not sys.stdout.isatty() and hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(encoding='utf-8')
+    return sys.stdout
 
 def _predict_catalogue(photos, out, **options):
     "Classify with Ray Data; what was named and isn't there is told before the work"
     from gear_fastai.bulk import score_catalogue
     from gear_fastai.photo import PhotoError
     with one_line_errors():
-        if (gone := [p for p in photos if '://' not in p and not os.path.exists(p)]): raise PhotoError(f'{gone[0]}: no such file or folder')
+        if (gone := [p for p in photos if '://' not in p and not os.path.exists(os.path.expanduser(p))]): raise PhotoError(f'{gone[0]}: no such file or folder')
         done = score_catalogue(photos, out, progress=sys.stderr.isatty(), **options)
     click.echo(str(done))
     if done.photos and done.errors == done.photos: sys.exit(1)

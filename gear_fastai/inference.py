@@ -7,18 +7,18 @@ __all__ = ['Prediction', 'default_model', 'GearClassifier', 'classifier', 'predi
            'show_predictions']
 
 # %% ../nbs/06_inference.ipynb #2ff55aaa
-import base64, csv, html, os
-from collections import deque
+import base64, csv, html, io, os, sys, warnings
+from collections import Counter, deque
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 import gear_fastai, numpy as np, onnxruntime
 from PIL import Image
 from .folder import ModelError, read_model
-from .photo import PhotoError, list_photos, normalize, open_photo, thumbnail, to_pixels
+from .photo import FASTAI_RESIZES, PhotoError, left_out_words, list_photos, normalize, open_photo, thumbnail, to_pixels
 
 # %% ../nbs/06_inference.ipynb #7a0547b4
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Prediction:
     probabilities: dict = field(default_factory=dict, repr=False)  # class → probability
     path: str = None  # where the photo came from, if from a file
     error: str = None  # in a batch: why there is no label, starting with the photo's name
-    photo: object = field(default=None, repr=False, compare=False)  # what was handed over, for showing it
+    photo: object = field(default=None, repr=False, compare=False)  # for showing it: where its file is, or a thumbnail (bytes) of a photo in memory
     similarity: float = None  # cosine with the most similar photo that the model was trained on, see `calibration`
 
     @property
@@ -46,18 +46,27 @@ class Prediction:
     def to_dict(self) -> dict:
         "All but the photo, for JSON"
         return {k: getattr(self, k) for k in ('path', 'label', 'confidence', 'probabilities', 'similarity', 'error')}
-    def __str__(self): return self.error or f"{self.path or 'photo'}: {self.label or f'not sure, perhaps {self.guess}'} ({self.confidence:.1%})"
+    def __str__(self): return _plain(self.error or f"{self.path or 'photo'}: {self.label or f'not sure, perhaps {self.guess}'} ({self.confidence:.1%})")
 
     def _repr_html_(self):
-        if self.error: return f'<p>{html.escape(self.error)}</p>'
+        if self.error: return f'<p>{html.escape(_plain(self.error))}</p>'
         bar = '<tr><td>{}</td><td><div style="background:#4a90d9;height:.8em;width:{:.1f}em"></div></td><td>{:.1%}</td></tr>'
         bars = ''.join(bar.format(html.escape(k), v*12, v) for k, v in self.top())
-        return f'<div style="display:flex;gap:1em;align-items:center">{_thumb(self.photo)}<table>{"" if self.label else "<caption>not sure</caption>"}{bars}</table></div>'
+        return f'<div style="display:flex;gap:1em;align-items:center">{_thumb(self)}<table>{"" if self.label else "<caption>not sure</caption>"}{bars}</table></div>'
 
-def _thumb(photo, size=96):
-    "`photo` as an HTML image, if it still can be opened"
-    try: im = open_photo(photo, size)
-    except PhotoError: return ''
+def _plain(value):
+    "`value`; bytes of a file's name that are no UTF-8 are written as \\udce9, as in JSON"
+    return value.encode('utf-8', 'backslashreplace').decode() if isinstance(value, str) else value
+
+def _picture(p, size=None):
+    "The photo of a `Prediction`; None if it can't be opened any more"
+    try: return open_photo(p.path if p.photo is None else p.photo, size)
+    except PhotoError: return
+
+def _thumb(p, size=96):
+    "The photo of a `Prediction` as an HTML image"
+    im = _picture(p, size)
+    if im is None: return ''
     return f'<img alt="photo" src="data:image/jpeg;base64,{base64.b64encode(thumbnail(im, size)).decode()}">'
 
 # %% ../nbs/06_inference.ipynb #3b8a70a9
@@ -68,19 +77,29 @@ def _is_many(photos):
 
 def default_model() -> Path:
     "The model folder for those who name none: `GEAR_FASTAI_MODEL` in the environment, or the model that comes with the package"
-    if (named := os.environ.get('GEAR_FASTAI_MODEL')): return Path(named)
+    if (named := os.environ.get('GEAR_FASTAI_MODEL')): return Path(named).expanduser()
     here = Path(gear_fastai.__file__).parent
     for folder in (here/'models/gear', here.parent/'models/gear'):      # installed; in a clone
         if (folder/'gear.json').is_file(): return folder
     raise ModelError('gear_fastai: this copy of the package has no model in the box; name a model folder')
 
+def _model_folder(model):
+    "The absolute path of the folder that `model` names; `ModelError` that says what to name if it is something else"
+    if model is None: return default_model().absolute()
+    if not isinstance(model, (str, os.PathLike)):
+        kind = type(model).__name__
+        if hasattr(model, 'state_dict') or hasattr(model, 'dls'): raise ModelError(f"{kind}: give a saved model: save_model(learn, 'models/mine'), then 'models/mine'")
+        raise ModelError(f'{kind}: give the folder of a saved model')
+    folder = Path(model).expanduser()
+    inside = sorted(f.parent.name for f in folder.glob('*/gear.json')) if not (folder/'gear.json').is_file() else []
+    if inside: raise ModelError(f'{model}: holds several models ({", ".join(inside[:5])}); give one of them')
+    if (folder.parent/'gear.json').is_file() and folder.is_file(): raise ModelError(f'{model}: a file of a saved model; give its folder, {folder.parent}')
+    if folder.suffix in ('.pkl', '.pth', '.pt'): raise ModelError(f"{model}: not a model folder; a Learner is made into one with save_model(learn, 'models/mine')")
+    if not folder.is_absolute() and not folder.is_dir(): return folder                                              # so that the error names it as you did
+    return folder.absolute()
+
 def _path(src): return os.fspath(src) if isinstance(src, (str, os.PathLike)) else None
 def _cores(): return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-
-def _try_to_pixels(src, size, resize):
-    "The photo's pixels, or the `PhotoError` for which there are none"
-    try: return to_pixels(src, size, resize)
-    except PhotoError as e: return e
 
 # %% ../nbs/06_inference.ipynb #28147a7e
 def _open_session(raw, name, threads, device):
@@ -107,7 +126,7 @@ class _SavedNetwork:
         if device not in ('cpu', 'cuda'): raise ValueError(f"device='{device}': choose 'cpu' or 'cuda'")
         if threads < 0: raise ValueError(f'threads={threads}: give 1 or more, or 0 for one per core')
         if threshold is not None and not -1 <= threshold <= 1: raise ValueError(f'threshold={threshold}: give a similarity from -1 (always sure) to 1')
-        self.folder, self.threads, self.device, self._sessions = Path(default_model() if model is None else model), threads, device, {}
+        self.folder, self.threads, self.device, self._sessions = _model_folder(model), threads, device, {}
         about, self._raw = read_model(self.folder, 'model.onnx')
         p = about['preprocessing']
         self.labels, self.temperature, self.size, self.mean, self.std = about['labels'], about['temperature'], p['size'], p['mean'], p['std']
@@ -121,7 +140,7 @@ class _SavedNetwork:
         return self._sessions[key]
 
     def __reduce__(self): return type(self), (self.folder, self.threads, self.device, self.threshold)
-    def __repr__(self): return f'{type(self).__name__}({str(self.folder)!r}): {len(self.labels)} classes, {self.size} pixels'
+    def __repr__(self): return f'{type(self).__name__}({_from_here(self.folder)!r}): {len(self.labels)} classes, {self.size} pixels'
 
     def look(self,
         pixels: np.ndarray,  # uint8 (N, size, size, 3), of `photo.to_pixels`
@@ -133,27 +152,47 @@ class _SavedNetwork:
         e = np.exp((logits - logits.max(1, keepdims=True)) / self.temperature)
         return e / e.sum(1, keepdims=True), similarity[0] if similarity else np.full(len(pixels), np.nan, np.float32)
 
+# %% ../nbs/06_inference.ipynb #aedea72a
+def _from_here(path):
+    "`path` as one would name it here"
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
 # %% ../nbs/06_inference.ipynb #8d21d1bb
 class GearClassifier(_SavedNetwork):
     "A saved model, loaded once; call it from as many threads as you like"
-    def _prediction(self, src, probs, similarity):
+    _keeps = True  # thumbnails of photos in memory
+
+    def _read(self, src):
+        "The pixels of a photo as `to_pixels` gives them, and what to keep for showing it"
+        im = open_photo(src, None if self.resize in FASTAI_RESIZES else self.size)
+        if (path := _path(src)) is not None: kept = os.path.abspath(os.path.expanduser(path))
+        else: kept = thumbnail(im, 224) if self._keeps else None
+        return to_pixels(im, self.size, self.resize), kept
+
+    def _try_to_read(self, src):
+        "What `_read` gives, or the `PhotoError` that it raises"
+        try: return self._read(src)
+        except PhotoError as e: return e
+
+    def _prediction(self, src, kept, probs, similarity):
         best = int(probs.argmax())
         label = None if self.threshold is not None and similarity < self.threshold else self.labels[best]
-        return Prediction(label, float(probs[best]), dict(zip(self.labels, probs.tolist())), _path(src), photo=src, similarity=None if np.isnan(similarity) else float(similarity))
+        return Prediction(label, float(probs[best]), dict(zip(self.labels, probs.tolist())), _path(src), photo=kept, similarity=None if np.isnan(similarity) else float(similarity))
 
     def predict(self,
         photos,  # anything `open_photo` takes, or a list of such
     ):  # a `Prediction`, or a list of them in the same order
         "Classify one photo (`PhotoError` if it can't be read) or many (what can't be read is a `Prediction` with `.error`)"
         if _is_many(photos): return list(self.stream(photos))
-        return self._prediction(photos, *(o[0] for o in self.look(to_pixels(photos, self.size, self.resize)[None])))
+        pixels, kept = self._read(photos)
+        return self._prediction(photos, kept, *(o[0] for o in self.look(pixels[None])))
 
     def _classify(self, photos):
         "Predictions for a few photos: read, then through the network together, in one thread (on a GPU: in its own)"
-        read = [_try_to_pixels(src, self.size, self.resize) for src in photos]
-        good = [x for x in read if not isinstance(x, PhotoError)]
-        seen = zip(*self.look(np.stack(good), 1 if self.device == 'cpu' else None)) if good else iter(())
-        return [Prediction(path=_path(src), error=str(x), photo=src) if isinstance(x, PhotoError) else self._prediction(src, *next(seen))
+        read = [self._try_to_read(src) for src in photos]
+        pixels = [x[0] for x in read if not isinstance(x, PhotoError)]
+        seen = zip(*self.look(np.stack(pixels), 1 if self.device == 'cpu' else None)) if pixels else iter(())
+        return [Prediction(path=_path(src), error=str(x)) if isinstance(x, PhotoError) else self._prediction(src, x[1], *next(seen))
                 for src, x in zip(photos, read)]
 
     def stream(self,
@@ -174,11 +213,18 @@ class GearClassifier(_SavedNetwork):
         folder,  # searched with its sub-folders
         progress: bool = False,  # show how far it has come
     ):  # generator of `Prediction`
-        "Classify every photo in a folder, one after the other; a bad file is a `Prediction` with `.error`"
-        answers = self.stream(list_photos(folder))
+        "Classify every photo in a folder, one after the other; a bad file is a `Prediction` with `.error`, and a warning at the end says which files are no photos"
+        answers = self.stream(_list_and_tell(folder))
         if not progress: return answers
         from tqdm.auto import tqdm
         return iter(tqdm(answers, unit=' photos'))
+
+# %% ../nbs/06_inference.ipynb #72167b06
+def _list_and_tell(folder):
+    "Stream the photos in a folder, then warn of the files that are no photos"
+    left_out = Counter()
+    yield from list_photos(folder, left_out=left_out)
+    if left_out: warnings.warn(f'{folder}: {left_out_words(left_out)}')
 
 # %% ../nbs/06_inference.ipynb #d64e5548
 @lru_cache(maxsize=8)
@@ -189,7 +235,7 @@ def classifier(
 ) -> GearClassifier:
     "The classifier of a model folder, loaded once and again if the folder changes"
     if isinstance(model, GearClassifier): return model
-    folder = default_model() if model is None else Path(model)
+    folder = _model_folder(model)
     about = folder/'gear.json'
     return _classifier(folder.resolve(), about.stat().st_mtime_ns) if about.is_file() else GearClassifier(folder)
 
@@ -214,10 +260,20 @@ def write_csv(
     file,  # to write to, opened with newline=''
     labels: list,  # the classes, a column each
 ):
-    "Write predictions as they come, a row each: path, label, confidence, the probability of each class, error"
+    "Write predictions as they come, a row each: path, label (empty: not sure), confidence, `top1`, the probability of each class, error"
     rows = csv.writer(file, lineterminator='\n')
-    rows.writerow(['path', 'label', 'confidence', *labels, 'error'])
-    for p in predictions: rows.writerow([p.path, p.label, *(_rounded(v) for v in (p.confidence, *map(p.probabilities.get, labels))), p.error])
+    rows.writerow(map(_plain, [*_COLUMNS, *(_column(label, labels) for label in labels), 'error']))
+    for p in predictions:
+        probabilities = [_rounded(p.probabilities.get(label)) for label in labels]
+        rows.writerow(map(_plain, [p.path, p.label, _rounded(p.confidence), p.guess, *probabilities, p.error]))
+
+_COLUMNS = ('path', 'label', 'confidence', 'top1')
+
+def _column(label, labels, others=(*_COLUMNS, 'error')):
+    "The name of a class's column: the class, or `class error` if the class is called as another column"
+    name = label
+    while name in others or name != label and name in labels: name = f'class {name}'
+    return name
 
 def _rounded(v): return v if v is None else round(v, 6)
 
@@ -228,15 +284,35 @@ def show_predictions(
     truth: list = None,  # the right labels; wrong predictions are then marked
 ):  # matplotlib figure
     "A grid of the photos with label and confidence"
-    import matplotlib.pyplot as plt
+    from gear_fastai.plots import drawable, subplots
     predictions = list(predictions)
     if not predictions: raise ValueError('no predictions to show')
+    titles, options = drawable([_title(p, truth[i] if truth is not None else None) for i, p in enumerate(predictions)])
     rows = -(-len(predictions) // cols)
-    fig, axs = plt.subplots(rows, cols, figsize=(2.2*cols, 2.6*rows), layout='constrained', squeeze=False)
+    fig, axs = subplots(rows, cols, figsize=(2.2*cols, 2.6*rows), layout='constrained', squeeze=False)
     for ax in axs.flat: ax.axis('off')
-    for i, (ax, p) in enumerate(zip(axs.flat, predictions)):
+    for i, (ax, p, title) in enumerate(zip(axs.flat, predictions, titles)):
         wrong = truth is not None and p.label and p.label != truth[i]
-        title = 'not read' if p.error else f'{p.label}\n{p.confidence:.0%}' if p.label else f'not sure\nperhaps {p.guess}'
-        ax.set_title(f'{title}, but {truth[i]}' if wrong else title, fontsize=9, color='firebrick' if wrong or p.error else 'black')
-        if not p.error: ax.imshow(open_photo(p.photo if p.photo is not None else p.path))
+        ax.set_title(title, fontsize=9, color='firebrick' if wrong or p.error else 'black', **options)
+        im = None if p.error else _picture(p, 300)
+        if im is not None: ax.imshow(im)
+    fig._ipython_display_ = partial(_display_once, fig)
     return fig
+
+def _title(p, truth):
+    "What stands above a photo"
+    if p.error: return 'not read'
+    if not p.label: return f'not sure\nperhaps {p.guess}'
+    return f'{p.label}\n{p.confidence:.0%}' + (f', but {truth}' if truth is not None and p.label != truth else '')
+
+def _display_once(fig):
+    "Display a figure, and close it so that pyplot doesn't at the end of the cell"
+    from IPython.display import display
+    import matplotlib
+    pyplot = sys.modules.get('matplotlib.pyplot')
+    opened = pyplot and pyplot.fignum_exists(getattr(fig, 'number', None))
+    if opened and 'inline' not in matplotlib.get_backend(): return          # it stands in a window or widget of its own
+    del fig._ipython_display_                                               # for what follows
+    display(fig)
+    fig._ipython_display_ = partial(_display_once, fig)
+    if opened: pyplot.close(fig)

@@ -6,52 +6,124 @@
 __all__ = ['read_class_map', 'merge_datasets']
 
 # %% ../nbs/01b_merge.ipynb #7aac2951
-import os, shutil, tempfile
+import csv, os, shutil, tempfile
 from pathlib import Path
-import pandas as pd
-from .data import DataError, list_dataset
+import numpy as np, pandas as pd
+from .data import MANIFEST, DataError, split_dataset, write_splits
+from .data import _SIDES, _class_name, _dataset, _expand, _known, _list, _photos, _rows, _some, _speaking_of
+from .data import _split_name, _strings, _tell, _warn, _with_old_groups
 
 # %% ../nbs/01b_merge.ipynb #88e14f7a
 def read_class_map(
     file,  # a CSV file with columns `from` and `to`
 ) -> dict:  # name in the source → class; None: left out
     "A table of class names; `DataError` if it is none"
-    try: df = pd.read_csv(file, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as e: raise DataError(f'{file}: no table of class names ({str(e).strip()})') from None
-    if not {'from', 'to'} <= set(df.columns): raise DataError(f"{file}: needs the columns 'from' and 'to'")
-    if (twice := df['from'][df['from'].duplicated()].tolist()): raise DataError(f"{file}: '{twice[0]}' is there twice")
-    return {k: v or None for k, v in zip(df['from'], df['to'])}
+    try: header, rows = _rows(_expand(file))
+    except (OSError, ValueError, csv.Error) as e:
+        raise DataError(f'{file}: no table of class names ({getattr(e, "strerror", None) or e})') from None
+    columns = [c.strip().lower() for c in header]
+    if not {'from', 'to'} <= set(columns): raise DataError(f"{file}: needs the columns 'from' and 'to'")
+    pairs = [(_class_name(row[columns.index('from')]), _class_name(row[columns.index('to')]) or None) for row in rows]
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names): raise DataError(f"{file}: '{max(names, key=names.count)}' is there twice")
+    return dict(pairs)
 
 # %% ../nbs/01b_merge.ipynb #d1d152b5
+def _sources(folders, out):
+    "The name of each dataset; `DataError` if they can't be merged into `out`"
+    names = [_class_name(f.resolve().name) for f in folders]
+    if len(folders) < 2: raise DataError('merge: give two datasets or more')
+    if len(set(names)) < len(names):
+        raise DataError(f"merge: two datasets are called '{max(names, key=names.count)}'; rename one, its name is its source's")
+    if out.exists() and (out.is_file() or any(out.iterdir())): raise DataError(f'{out}: exists; name another folder')
+    return names
+
+def _table(folder, source):
+    "One dataset's photos: path, label, folder, source, and the side and group they have there"
+    listing = _list(folder)
+    df = _dataset(folder, listing)
+    _tell(folder, listing)
+    side, group = _known(df, listing.table)
+    return df[['path', 'label']].assign(folder=folder, source=source, side=side, old_group=group)
+
+def _within_class(path, label):
+    "The path of a photo inside its class folder"
+    parts = path.split('/')
+    if len(parts) > 2 and _split_name(parts[0]) and _class_name(parts[1]) == label: return '/'.join(parts[2:])
+    return '/'.join(parts[1:]) if len(parts) > 1 and _class_name(parts[0]) == label else path
+
+def _new_paths(df, labels):
+    "Where the photos go; one whose name is taken is called after its split folder, too"
+    used, paths = set(), []
+    for path, old, label, source in zip(df.path, df.label, labels, df.source):
+        rest = _within_class(path, old)
+        if f'{label}/{source}/{rest}' in used:
+            inner, name = os.path.split(rest)
+            rest = os.path.join(inner, f'{path.split("/")[0]}_{name}')
+        if (new := f'{label}/{source}/{rest}') in used: raise DataError(f'{new}: two photos would have this name; rename one')
+        used.add(new)
+        paths.append(new)
+    return paths
+
+def _relabeled(df, classes):
+    "The photos that go into the merged dataset, with their new label and `new` path"
+    if (unknown := sorted(set(classes) - set(df.label))):
+        have = ', '.join(sorted(set(df.label)))
+        raise DataError(f"merge: no dataset has the class '{unknown[0]}' of the table; they have {have}")
+    df = df[[classes.get(label, label) is not None for label in df.label]].reset_index(drop=True)
+    labels = [classes.get(label, label) for label in df.label]
+    if (odd := [label for label in labels if '/' in label or label in ('.', '..')]):
+        raise DataError(f"merge: class '{odd[0]}' can't be the name of a folder; rename it with a table of class names")
+    return df.assign(new=_strings(_new_paths(df, labels)), label=labels)
+
+def _one_side(splits, source):
+    "`splits` with each group that several sources had split on one side, and the paths moved; `source`: path → source, where split"
+    given = splits.path.map(source.get)
+    shared = given.groupby(splits.group).transform('nunique') > 1
+    rank = splits.split.map(_SIDES.index)
+    first = rank.groupby(splits.group).transform('min')
+    moved = shared & (rank != first)
+    return splits.assign(split=[_SIDES[r] for r in first.where(shared, rank)]), list(splits.path[moved])
+
+def _write_manifest(folder, df):
+    "The manifest of a merged dataset, from the sides in `df`"
+    given = df[df.side != '']
+    existing = pd.DataFrame(dict(path=_strings(given.new), label=list(given.label), split=list(given.side)))
+    splits = split_dataset(folder, existing=existing)
+    names = {s: i for i, s in enumerate(df.source.unique())}
+    step = df.old_group.max() + 1
+    old = {p: names[s]*step + g if g >= 0 else -1 for p, s, g in zip(df.new, df.source, df.old_group)}
+    splits['group'] = _with_old_groups(splits.group, np.array([old[p] for p in splits.path]))
+    splits, moved = _one_side(splits, dict(zip(given.new, given.source)))
+    if moved:
+        _warn(folder, f'{_photos(len(moved))} of valid or test put on the side where another dataset has the same product or picture '
+                      f'({_some(moved)})')
+    write_splits(folder, splits)
+
 def merge_datasets(
     folders: list,  # datasets; each one's name is its source's
     out,  # folder to write, which must not be there
     classes: dict = None,  # class in a source → class, or None to leave it out; default: they are called alike
 ) -> pd.DataFrame:  # path, label, source
-    "Make one dataset of several, whole or not at all"
-    folders, out, classes = [Path(f) for f in folders], Path(out), classes or {}
-    names = [f.resolve().name for f in folders]
-    if len(folders) < 2: raise DataError('merge: give two datasets or more')
-    if len(set(names)) < len(names): raise DataError(f"merge: two datasets are called '{max(names, key=names.count)}'; rename one, its name is its source's")
-    if out.exists() and any(out.iterdir()): raise DataError(f'{out}: exists; name another folder')
-    tables = [list_dataset(f).assign(folder=f, source=n) for f, n in zip(folders, names)]
-    df = pd.concat(tables, ignore_index=True)
-    if (unknown := sorted(set(classes) - set(df.label))): raise DataError(f"merge: no dataset has the class '{unknown[0]}' of the table; they have {', '.join(sorted(set(df.label)))}")
-    df = df.assign(label=[classes.get(l, l) for l in df.label], rest=df.path.str.split('/', n=1).str[1]).dropna(subset='label')
-    df['old'], df['path'] = df.path, df.label + '/' + df.source + '/' + df.rest
-    if (same := df.path[df.path.duplicated()]).any(): raise DataError(f'{same.iloc[0]}: two photos would have this name; rename one')
+    "Make one dataset of several, whole or not at all; sides of their splits are kept"
+    folders, out = [_expand(f) for f in folders], _expand(out)
+    names = _sources(folders, out)
+    df = _relabeled(pd.concat([_table(f, n) for f, n in zip(folders, names)], ignore_index=True), classes or {})
     out.parent.mkdir(parents=True, exist_ok=True)
     tmp = Path(tempfile.mkdtemp(dir=out.parent, prefix=f'.{out.name}.'))
     try:
-        for d in {os.path.dirname(p) for p in df.path}: (tmp/d).mkdir(parents=True, exist_ok=True)
-        for r in df.itertuples(): _link(r.folder/r.old, tmp/r.path)
+        for d in {os.path.dirname(p) for p in df.new}: (tmp/d).mkdir(parents=True, exist_ok=True)
+        for r in df.itertuples(): _link(r.folder/r.path, tmp/r.new)
+        with _speaking_of(out, tmp):
+            if (df.side != '').any(): _write_manifest(tmp, df)
         tmp.chmod(0o755)
         if out.exists(): out.rmdir()
         tmp.rename(out)
     except BaseException:
         shutil.rmtree(tmp, ignore_errors=True)
         raise
-    return df[['path', 'label', 'source']].sort_values('path', ignore_index=True)
+    made = pd.DataFrame(dict(path=df.new, label=df.label, source=df.source))
+    return made.sort_values('path', ignore_index=True)
 
 def _link(src, dst):
     "A hard link; a copy where there can be none"

@@ -8,6 +8,7 @@ __all__ = ['export_onnx', 'describe_loaders', 'check_learner', 'fingerprint', 's
 
 # %% ../nbs/05_model.ipynb #1ac8453e
 import contextlib, hashlib, json, math, os, shutil, sys, time, warnings
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +25,7 @@ from .augment import Augment
 from .calibration import MIN_PHOTOS, calibration_error, fit_temperature, rejection_threshold
 from .cnn import check_labels, cnn_learner, photo_size
 from .distill import TAUGHT, pupil_learner, taught_dataloaders
-from .data import DataError, MANIFEST, dataloaders, read_splits, split_dataset, write_splits
+from .data import DataError, dataloaders, ensure_splits, file_digest, write_splits
 from .folder import FORMAT, HAND_BUILT, ModelError, check_replaceable, clear_leftovers, replace_folder, digests, read_gear, read_model, steady, usual_size, whole_folder, writing
 from .photo import FASTAI_RESIZES, normalize, to_pixels
 from .training import Checkpoint, CheckpointError, EpochRecorder, best_epoch, check_about, from_rank0, on_all_ranks, photo_learner, plot_history, record_epochs
@@ -156,8 +157,17 @@ def fingerprint(
     "What a model was trained on, so that a later dataset can be told from it"
     h = hashlib.blake2b(digest_size=16)
     for r in splits.sort_values('path').itertuples():
-        h.update(f'{r.path}\t{r.label}\t{r.split}\t{(Path(folder)/r.path).stat().st_size}\n'.encode(errors='surrogateescape'))
+        file = Path(folder)/r.path
+        size = file.stat().st_size if file.is_file() else 0                 # a test photo may be gone
+        h.update(f'{r.path}\t{r.label}\t{r.split}\t{size}\n'.encode(errors='surrogateescape'))
     return dict(photos=len(splits), classes=splits.label.nunique(), split=splits.split.value_counts().to_dict(), blake2b=h.hexdigest())
+
+def _with_digests(splits, folder):
+    "`splits` with a digest of the file of each photo in train or valid, by which it is recognized when it was moved or renamed; '' for others"
+    def digest(row):
+        path = Path(folder)/row.path
+        return file_digest(path) if row.split != 'test' and path.is_file() else ''
+    with ThreadPoolExecutor() as pool: return splits.assign(digest=list(pool.map(digest, splits.itertuples())))
 
 def _preprocessing(about):
     "How the photos were prepared, for gear.json"
@@ -226,7 +236,7 @@ def save_model(
         about = dict(_describe(model.pretrained_cfg['architecture'], photos, rows[saved] if rows else {}, _calibrate(*seen), worst, notes), files=digests(tmp))
         (tmp/'gear.json').write_text(json.dumps(about, indent=1))
         shutil.copymode(tmp/'gear.json', tmp/'model.safetensors')       # safetensors lets nobody else read its files
-        write_splits(tmp, photos.splits)
+        write_splits(tmp, _with_digests(photos.splits, photos.folder))
         (tmp/'README.md').write_text(_card(Path(dest).name, about), encoding='utf-8')
         if rows: write_history(learn, tmp, saved)
     return Path(dest)
@@ -400,15 +410,6 @@ class SaveBest(Callback):
         elif self.saved is not None and self.dest.exists(): write_history(self.learn, self.dest, self.saved)
 
 # %% ../nbs/05_model.ipynb #b948b9d3
-def _splits_of(folder, method, seed, progress):
-    "The dataset's manifest, made if there is none; only kept in memory where the folder can't be written to"
-    if isinstance(method, pd.DataFrame): return method
-    if (Path(folder)/MANIFEST).exists(): return read_splits(folder)
-    splits = split_dataset(folder, method, seed=seed, progress=progress)
-    try: write_splits(folder, splits)
-    except OSError as e: warnings.warn(f'{folder}: the manifest could not be written there ({e.strerror}); the model folder holds it')
-    return splits
-
 def _beside(out): return out.with_name(f'{out.name}.checkpoint')
 
 def _new(out): return out.with_name(f'{out.name}.new')
@@ -433,11 +434,11 @@ def _keep_checkpoint(folder, kept):
     warnings.warn(f'{folder}: a run of that name was interrupted; it is kept as {kept}, and goes on with --resume --out {kept}')
 
 def _make_way(run, out):
-    "Rename what an interrupted run left under the name `run`, `mine.new` → `mine.1`"
-    if not (run.exists() or _beside(run).exists()): return
+    "Rename what an interrupted run left under the name `run`, `mine.new` → `mine.1`; an empty `mine.new` says that a run has begun"
     kept = _free_name(out)
-    if run.exists(): run.rename(kept)
+    if (run/'gear.json').is_file(): run.rename(kept)
     _keep_checkpoint(run, kept)
+    if run != out: run.mkdir(exist_ok=True)
 
 def _promote(run, out):
     "Put the finished model `run` in the place of `out`, which is kept under another name"
@@ -471,10 +472,9 @@ def _finished(out, about, patience):
 
 def _complete(out, about, patience):
     "The history of a complete model `out`; one that was complete but not yet in its place is put there"
-    for folder in (_new(out), out):
-        if (rows := _finished(folder, about, patience)):
-            _promote(folder, out)
-            return rows
+    last = _new(out) if _new(out).exists() else out             # what the last run wrote
+    if (rows := _finished(last, about, patience)): _promote(last, out)
+    return rows
 
 @contextlib.contextmanager
 def _reporting(learn, progress):
@@ -608,7 +608,7 @@ def train_model(
     if ground is None: ground = TAUGHT['ground'] if teacher else .5 if backgrounds else 0.
     _check_options(arch, epochs, teacher)
     progress, rank, ranks = progress and not rank_distrib(), rank_distrib(), max(num_distrib(), 1)
-    splits = from_rank0(lambda: _splits_of(folder, split, seed, progress))
+    splits = from_rank0(lambda: ensure_splits(folder, split, seed, progress))
     bs, each = _shares(splits, bs, ranks)
     about = from_rank0(lambda: _about(splits, folder, arch=arch, epochs=epochs, size=size, bs=bs, lr=lr, seed=seed, teacher=teacher, ground=ground, views=views, strength=strength, do_flip=do_flip))
     run = from_rank0(lambda: _run_folder(out, resume))

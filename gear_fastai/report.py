@@ -8,13 +8,15 @@ __all__ = ['leaks', 'score_others', 'looked_at', 'show_looked_at', 'plot_reliabi
 # %% ../nbs/07a_report.ipynb #e304aac7
 import base64, html, io, os
 from pathlib import Path
-import matplotlib.pyplot as plt, numpy as np, pandas as pd
+import numpy as np, pandas as pd
+from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score
 from .calibration import reliability
 from .data import DataError
 from .evaluation import Evaluation
 from .inference import GearClassifier
 from .photo import PhotoError, list_photos, to_array
+from .plots import drawable, subplots
 
 # %% ../nbs/07a_report.ipynb #96911c2a
 def leaks(
@@ -77,17 +79,28 @@ def show_looked_at(
     cols: int = 4,  # photos in a row
 ):  # matplotlib figure
     "Photos, each beside a map of where the network looked"
-    rows = -(-len(answers)//cols)
-    fig, axs = plt.subplots(rows, 2*cols, figsize=(2.9*cols, 1.8*rows), layout='constrained', squeeze=False)
+    size, rows = _grid(answers, cols)
+    fig, _ = subplots(figsize=size, layout='constrained')
+    fig.clear()
+    return _draw_looked_at(fig, clf, answers, folder, rows, cols)
+
+def _grid(answers, cols):
+    "Size of the figure in inches, and its rows"
+    rows = max(1, -(-len(answers)//cols))
+    return (2.9*cols, 1.8*rows), rows
+
+def _draw_looked_at(fig, clf, answers, folder, rows, cols):
+    axs = fig.subplots(rows, 2*cols, squeeze=False)
     for ax in axs.flat: ax.axis('off')
-    for (left, right), r in zip(axs.reshape(-1, 2, copy=True), answers.itertuples()):
-        try: pixels = to_array(Path(folder)/r.path, clf.size)
+    titles, text = drawable([f'{r.label},\ncalled {r.predicted} {r.confidence:.0%}' for r in answers.itertuples()])
+    for (left, right), title, path in zip(axs.reshape(-1, 2, copy=True), titles, answers.path):
+        try: pixels = to_array(Path(folder)/path, clf.size)
         except PhotoError: continue
         found = looked_at(clf, pixels)
         left.imshow(pixels)
         right.imshow(pixels.mean(2), cmap='gray', alpha=.5)
         right.imshow(np.maximum(found, 0), cmap='inferno', alpha=.6, extent=(0, clf.size, clf.size, 0), interpolation='bilinear')
-        left.set_title(f'{r.label},\ncalled {r.predicted} {r.confidence:.0%}', fontsize=7, loc='left')
+        left.set_title(title, fontsize=7, loc='left', **text)
     return fig
 
 # %% ../nbs/07a_report.ipynb #87c82f46
@@ -98,7 +111,7 @@ def plot_reliability(
     "The reliability diagram: confidence against the share of right answers"
     right = ev.answers.label == ev.answers.predicted
     n, sure, share = reliability(ev.answers.confidence, right).T
-    ax = ax or plt.subplots(figsize=(4, 4), layout='constrained')[1]
+    ax = ax or subplots(figsize=(4, 4), layout='constrained')[1]
     ax.plot([0, 1], [0, 1], color='grey', lw=.5)
     ax.scatter(sure, share, s=10 + 300*n/n.sum())
     ax.set(xlabel='confidence', ylabel='share of right answers', title=f'expected calibration error {ev.calibration_error:.1%}', xlim=(0, 1.03), ylim=(-.03, 1.03))
@@ -107,14 +120,27 @@ def plot_reliability(
 def _picture(fig, alt):
     "A figure as an HTML image"
     fig.savefig(raw := io.BytesIO(), format='png', dpi=90)
-    plt.close(fig)
     return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(raw.getvalue()).decode()}">'
 
 def _table(rows): return rows.astype({'n': int}).to_html(border=0, float_format='{:.3f}'.format)
 
-def _leak_words(found):
-    if found['as_split'] is None: return 'The manifest has no test photos.'
-    return f"Of the test photos {found['as_split']:.1%} have a variant or near-copy among the photos trained on; in a random split of the same photos it would be {found['random']:.1%}."
+def _axes(side):
+    "Axes of a square figure that no window shows"
+    return Figure(figsize=(side, side), layout='constrained').subplots()
+
+def _leak_words(ev, splits):
+    "Say how many photos the model has seen in training, and how many a random split would leak"
+    seen, random = f'{ev.how}: {ev.seen_words()}.'.capitalize(), leaks(splits)['random']
+    if random is None: return seen
+    return f'{seen} In a random split of the dataset, {random:.1%} of the test photos would have a variant among the training photos.'
+
+def _most_wrong(ev, clf, folder, worst, cols=4):
+    "HTML of the wrong predictions"
+    answers = ev.top_losses(worst)
+    if answers.empty: return f'<p>None: the most probable class is right for all {ev.n} photos.</p>'
+    size, rows = _grid(answers, cols)
+    fig = _draw_looked_at(Figure(figsize=size, layout='constrained'), clf, answers, folder, rows, cols)
+    return _picture(fig, 'Photos with the least probability for their true class, beside maps of where the network looked')
 
 # %% ../nbs/07a_report.ipynb #dcab8f04
 def write_report(
@@ -122,22 +148,22 @@ def write_report(
     clf: GearClassifier,
     folder,  # the dataset that was scored
     file,  # to write, HTML
-    splits: pd.DataFrame = None,  # manifest of the photos scored: what leaks there are
+    splits: pd.DataFrame = None,  # manifest of the photos scored, to compare with a random split
     others: pd.DataFrame = None,  # of `score_others`
-    worst: int = 12,  # photos to show, least probable first
+    worst: int = 12,  # wrong predictions to show, most wrong first
 ) -> Path:
     "One self-contained HTML file: figures, tables, diagrams, and the photos that were got most wrong"
     parts = [f'<h1>{html.escape(clf.folder.name)} on {html.escape(Path(folder).name)}</h1>', f'<pre>{html.escape(str(ev).split(chr(10)*2)[0])}</pre>']
-    if splits is not None: parts += ['<h2>The split</h2>', f'<p>{html.escape(ev.how).capitalize()}. {_leak_words(leaks(splits))}</p>']
+    if splits is not None: parts += ['<h2>The split</h2>', f'<p>{html.escape(_leak_words(ev, splits))}</p>']
     if ev.per_source: parts += ['<h2>Sources</h2>', _table(pd.DataFrame(ev.per_source).T)]
-    parts += ['<h2>Classes</h2>', _table(pd.DataFrame(ev.per_class).T), _picture(ev.plot_confusion().figure, 'Confusion matrix: true classes in rows, predicted ones in columns'),
-              '<h2>Can its confidence be believed?</h2>', _picture(plot_reliability(ev).figure, 'Reliability diagram: share of right answers against confidence')]
+    parts += ['<h2>Classes</h2>', _table(pd.DataFrame(ev.per_class).T), _picture(ev.plot_confusion(_axes(6)).figure, 'Confusion matrix: true classes in rows, predicted ones in columns'),
+              '<h2>Can its confidence be believed?</h2>', _picture(plot_reliability(ev, _axes(4)).figure, 'Reliability diagram: share of right answers against confidence')]
     if others is not None: parts += ['<h2>Pictures of other things</h2>', _table(others)]
-    parts += ['<h2>Most wrong, and where it looked</h2>', _picture(show_looked_at(clf, ev.top_losses(worst), folder), 'Photos with the least probability for their true class, beside maps of where the network looked')]
+    parts += ['<h2>Most wrong, and where it looked</h2>', _most_wrong(ev, clf, folder, worst)]
     style = 'body{font:15px sans-serif;max-width:60em;margin:2em auto;padding:0 1em} td,th{padding:.15em .8em;text-align:right} img{max-width:100%}'
-    file = Path(file)
+    file = Path(file).expanduser()
     file.parent.mkdir(parents=True, exist_ok=True)
     tmp = file.with_name(f'.{file.name}.tmp')
-    tmp.write_text(f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>{html.escape(clf.folder.name)}</title><style>{style}</style><body>' + '\n'.join(parts) + '</body></html>', encoding='utf-8')
+    tmp.write_text(f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>{html.escape(clf.folder.name)}</title><style>{style}</style><body>' + '\n'.join(parts) + '</body></html>', encoding='utf-8', errors='backslashreplace')
     os.replace(tmp, file)
     return file

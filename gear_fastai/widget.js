@@ -11,16 +11,16 @@ const percent = p => `${(100 * p).toFixed(p > 0.995 || p < 0.1 ? 1 : 0)} %`
 
 function render({ model, el }) {
   const rows = new Map()        // id → {file, li, …}, in the order they came
-  const queue = []              // what waits to be sent: {row, label?}
+  let queue = []                // what waits to be sent: {row}: classify it; {row, label}: save it as label; {row, label: ''}: undo that
   let busy = null, done = 0, asked = 0, gone = false
 
-  const input = tag('input', { type: 'file', multiple: true, accept: 'image/*,.tif,.tiff,.avif', className: 'gear-file', tabIndex: -1 })
+  const input = tag('input', { type: 'file', multiple: true, accept: 'image/*,.tif,.tiff,.avif,.heic,.heif', className: 'gear-file', tabIndex: -1 })
   input.setAttribute('aria-hidden', 'true')
   const drop = tag('button', { type: 'button', className: 'gear-drop' }, tag('b', { textContent: 'Choose photos' }), ' or drop them here')
   const picker = tag('select', { className: 'gear-picker' })
   const pickerLabel = tag('label', {}, 'Model ', picker)
   const save = tag('input', { type: 'text', className: 'gear-folder', spellcheck: false })
-  const saveLabel = tag('label', {}, 'Corrected photos go to ', save)
+  const saveLabel = tag('label', {}, 'Corrected and confirmed photos go to ', save)
   const status = tag('span', { className: 'gear-status' })
   status.setAttribute('role', 'status')
   const bar = tag('progress', { className: 'gear-progress', max: 1, value: 0 })
@@ -36,7 +36,6 @@ function render({ model, el }) {
   el.append(root)
 
   // ---- what Python keeps for us
-  const options = () => model.get('labels').map(l => tag('option', { value: l, textContent: l }))
   const showState = () => {
     picker.replaceChildren(...model.get('models').map(m => tag('option', { value: m, textContent: m })))
     picker.value = model.get('chosen')
@@ -46,7 +45,7 @@ function render({ model, el }) {
     if (!gone) notice.textContent = model.get('notice')
   }
   for (const name of ['models', 'chosen', 'save_to', 'notice', 'may_choose_folder']) model.on(`change:${name}`, showState)
-  model.on('change:labels', () => rows.forEach(r => r.select?.replaceChildren(r.select.firstChild, ...options())))
+  model.on('change:labels', () => rows.forEach(showChoice))
   picker.onchange = () => { model.set('chosen', picker.value); model.save_changes() }
   save.onchange = () => { model.set('save_to', save.value); model.save_changes() }
   showState()
@@ -56,8 +55,8 @@ function render({ model, el }) {
     bar.max = Math.max(asked, 1)
     bar.value = done
     const count = {}
-    for (const r of rows.values()) count[r.end] = (count[r.end] ?? 0) + 1
-    const ends = ['labelled', 'not sure', 'not read'].filter(e => count[e]).map(e => `${count[e]} ${e}`).join(', ')
+    for (const r of rows.values()) for (const key of [r.end, r.corrected]) count[key] = (count[key] ?? 0) + 1
+    const ends = ['labelled', 'not sure', 'not read', 'corrected', 'confirmed'].filter(e => count[e]).map(e => `${count[e]} ${e}`).join(', ')
     status.textContent = !rows.size ? '' : done < asked ? `${done} of ${asked}` : ends
     clear.disabled = !rows.size
     csv.disabled = !rows.size || done < asked
@@ -78,21 +77,50 @@ function render({ model, el }) {
   }
   const show = (row, msg, thumb) => {
     if (msg.error) return fail(row, msg.error)
-    row.end = msg.label ? 'labelled' : 'not sure'
     if (thumb) { row.img.src = URL.createObjectURL(new Blob([thumb], { type: 'image/jpeg' })); row.img.alt = `photo ${row.name}` }
-    const bars = msg.top.map(([label, p]) => {
+    row.bars = msg.top.map(([label, p]) => {
       const meter = tag('div', { className: 'gear-meter' }, tag('div', { style: `width:${100 * p}%` }))
       return tag('div', { className: 'gear-class' }, tag('span', { textContent: label }), meter, tag('span', { textContent: percent(p) }))
     })
-    const verdict = tag('div', {}, tag('strong', { textContent: msg.label ?? 'not sure', className: 'gear-label' }), ` ${percent(msg.confidence)}`)
-    row.answer.replaceChildren(verdict, ...bars)
-    if (!row.file) return
-    row.select = tag('select', { onchange: () => { if (row.select.value) { queue.push({ row, label: row.select.value }); next() } } },
-      tag('option', { value: '', textContent: 'wrong? correct it' }), ...options())
-    row.select.setAttribute('aria-label', `correct the label of ${row.name}`)
+    row.select = tag('select', { onchange: () => correct(row, row.select.value) })
+    row.select.setAttribute('aria-label', `correct or confirm the label of ${row.name}`)
+    row.undo = tag('button', { type: 'button', className: 'gear-undo', textContent: 'Undo', onclick: () => correct(row, '') })
+    row.undo.setAttribute('aria-label', `undo the correction of ${row.name}`)
     row.fixed = tag('div', { className: 'gear-saved' })
     row.fixed.setAttribute('role', 'status')
-    row.fix.replaceChildren(row.select, row.fixed)
+    row.fix.replaceChildren(row.select, row.undo, row.fixed)
+    showLabel(row, msg)
+    if (row.path) row.fixed.textContent = `saved: ${row.path}`
+  }
+  const showLabel = (row, msg) => {             // the final label in bold, and what the model says
+    for (const key of ['label', 'predicted', 'corrected', 'path']) row[key] = msg[key]
+    row.end = row.label ? 'labelled' : 'not sure'
+    const sure = percent(msg.confidence), model = row.corrected ? ` ${row.corrected}, predicted: ${row.predicted ?? 'not sure'} ${sure}` : ` ${sure}`
+    row.answer.replaceChildren(tag('div', {}, tag('strong', { textContent: row.label ?? 'not sure', className: 'gear-label' }), model), ...row.bars)
+    showChoice(row)
+  }
+  const showChoice = row => {                   // the classes to choose from, and the one that was chosen
+    if (!row.select) return
+    const chosen = row.wanted ?? (row.corrected ? row.label : '')
+    const classes = new Set([...model.get('labels'), ...(chosen ? [chosen] : [])])
+    const options = [...classes].map(l => tag('option', { value: l, textContent: l === row.predicted && !row.corrected ? `${l} (confirm)` : l }))
+    row.select.replaceChildren(tag('option', { value: '', textContent: 'wrong? correct it' }), ...options)
+    row.select.value = chosen
+    row.select.hidden = !row.file && !row.path  // after the page was opened again only Python has photos, and only those that it saved
+    row.undo.hidden = !row.corrected
+  }
+  const correct = (row, label) => {             // the last choice counts, and goes before photos that wait
+    queue = queue.filter(job => job.row !== row || job.label === undefined)
+    row.wanted = label
+    row.fixed.textContent = 'saving'
+    queue.unshift({ row, label })
+    next()
+  }
+  const showSaved = (row, msg) => {
+    if (!queue.some(job => job.row === row && job.label !== undefined)) row.wanted = undefined
+    if (msg.top) showLabel(row, msg)
+    else showChoice(row)
+    if (row.wanted === undefined) row.fixed.textContent = msg.error ?? (row.path ? `saved: ${row.path}` : 'correction undone')
   }
 
   // ---- sending, one part of one file at a time; the next when Python has it
@@ -115,13 +143,14 @@ function render({ model, el }) {
   }
   const finish = (row, job, error) => {
     clearTimeout(job.timer)
-    if (!job.label) { done += 1; if (error) fail(row, error) } else if (error) row.fixed.textContent = error
+    if (job.label === undefined) { done += 1; if (error) fail(row, error) } else if (error) showSaved(row, { error })
     busy = null
     refresh()
   }
   const next = () => {
     if (busy || !queue.length) return
     busy = { ...queue.shift(), at: 0 }
+    if (busy.label === '' || !busy.row.file) return send({ kind: 'relabel', id: busy.row.id, label: busy.label })     // Python has the photo
     if (busy.row.file.size > model.get('max_bytes')) {
       finish(busy.row, busy, `${busy.row.name}: larger than ${Math.floor(model.get('max_bytes') / 1e6)} MB; shrink it first`)
       return next()
@@ -131,12 +160,14 @@ function render({ model, el }) {
   model.on('msg:custom', (msg, buffers) => {
     if (msg.kind === 'csv') return download(msg.text)
     if (msg.kind === 'known') { msg.answers.forEach((a, k) => { if (!rows.has(a.id)) { const row = addRow(a.id, a.name); list.append(row.li); asked += 1; done += 1; show(row, a, buffers[k]) } }); return refresh() }
-    if (!busy || msg.id !== busy.row.id) return
-    if (gone) { gone = false; showState() }
-    const { row } = busy
-    if (msg.kind === 'got') return sendPart()
+    const row = rows.get(msg.id)
+    if (!row) return
     if (msg.kind === 'answer') show(row, msg, buffers[0])
-    if (msg.kind === 'saved') row.fixed.textContent = msg.error || `saved: ${msg.path}`
+    if (msg.kind === 'saved') showSaved(row, msg)
+    if (busy?.row !== row) return refresh()                             // another window's
+    if (gone) { gone = false; showState() }
+    if (msg.kind === 'got') return sendPart()
+    if (msg.kind !== (busy.label === undefined ? 'answer' : 'saved')) return
     finish(row, busy)
     next()
   })
@@ -145,7 +176,7 @@ function render({ model, el }) {
     const fresh = [...files].map((file, k) => addRow(crypto.randomUUID?.() ?? `${Date.now()}-${k}-${Math.random()}`, file.name, file))
     list.append(...fresh.map(r => r.li))
     asked += fresh.length
-    fresh.forEach(row => queue.push({ row }))
+    queue.push(...fresh.map(row => ({ row })))
     refresh()
     next()
   }
@@ -166,7 +197,7 @@ function render({ model, el }) {
     send({ kind: 'clear' })
     clearTimeout(busy?.timer)
     rows.forEach(r => r.img.src && URL.revokeObjectURL(r.img.src))
-    rows.clear(); queue.length = 0; list.replaceChildren(); busy = null; done = asked = 0; gone = false
+    rows.clear(); queue = []; list.replaceChildren(); busy = null; done = asked = 0; gone = false
     showState(); refresh(); drop.focus()
   }
   refresh()

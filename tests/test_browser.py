@@ -1,5 +1,5 @@
 "The uploader in a browser: as Voilà's page, and in JupyterLab."
-import csv, json, os, shutil, socket, subprocess, sys, time, urllib.request, warnings
+import csv, json, os, shutil, socket, subprocess, sys, time, urllib.parse, urllib.request, warnings
 from pathlib import Path
 
 import pytest
@@ -263,6 +263,109 @@ def test_no_code_is_run_for_a_page(browser, voila, tmp_path):
                                 content: {code: `open(${JSON.stringify(path)}, 'w')`, silent: false, store_history: false, user_expressions: {}, allow_stdin: false, stop_on_error: true}}))
         await new Promise(r => setTimeout(r, 3000)) }""", str(tmp_path/'run'))
     assert not (tmp_path/'run').exists()
+    page.context.close()
+
+
+def test_nothing_is_asked_of_other_servers(browser, voila, photos):
+    page = browser.new_context().new_page()
+    asked, complaints = [], []
+    page.on('request', lambda r: asked.append(r.url))
+    page.on('websocket', lambda w: asked.append(w.url))
+    page.on('console', lambda m: complaints.append(m.text) if m.type == 'error' else None)
+    page.goto(voila['url'])
+    page.locator('.gear-drop').wait_for(timeout=60_000)
+    choose(page, photos[:2]); finished(page, 2)
+    assert not complaints                                       # nothing was tried and stopped either
+    page.goto(voila['url'] + 'nothing-here')
+    hosts = {urllib.parse.urlsplit(url).hostname for url in asked if not url.startswith(('data:', 'blob:'))}
+    assert hosts == {'127.0.0.1'}
+    page.context.close()
+
+
+def saved_files(saved): return [f.relative_to(saved()).as_posix() for f in list_photos(saved())]
+
+
+def table(page, tmp_path):
+    "The downloaded CSV"
+    with page.expect_download() as got: page.locator('.gear-bar button', has_text='Download CSV').click()
+    got.value.save_as(tmp_path/'p.csv')
+    return list(csv.DictReader(open(tmp_path/'p.csv', newline='')))
+
+
+def test_a_correction_is_in_bold_in_the_table_and_can_be_undone(place, photos, tmp_path):
+    page, saved, _ = place
+    choose(page, photos[:1]); finished(page, 1)
+    model = labels(page)[0]
+    top1 = GearClassifier().predict(photos[0]).top()[0][0]
+    page.locator('.gear-fix select').select_option('tents')
+    page.get_by_text('saved: corrected/tents').wait_for()
+    assert labels(page) == ['tents'] and f'corrected, predicted: {model}' in page.locator('.gear-answer').inner_text()
+    row = table(page, tmp_path)[0]
+    assert (row['label'], row['top1'], row['corrected']) == ('tents', top1, 'corrected')
+    page.locator('.gear-fix select').select_option('')
+    page.get_by_text('correction undone').wait_for()
+    row = table(page, tmp_path)[0]
+    assert labels(page) == [model] and row['label'] == (model if model != 'not sure' else '') and row['corrected'] == ''
+    assert saved_files(saved) == []
+
+
+def test_the_models_own_label_confirms_it(place, photos, tmp_path):
+    page, saved, _ = place
+    clf = GearClassifier()
+    photo = next(f for f in photos if clf.predict(f).label)
+    choose(page, [photo]); finished(page, 1)
+    label = labels(page)[0]
+    page.locator('.gear-fix select').select_option(label)
+    page.get_by_text(f'saved: corrected/{label}').wait_for()
+    assert f'{label} confirmed' in page.locator('.gear-answer').inner_text()
+    assert table(page, tmp_path)[0]['corrected'] == 'confirmed'
+    page.locator('.gear-undo').click()
+    page.get_by_text('correction undone').wait_for()
+    assert saved_files(saved) == []
+
+
+def test_the_last_of_quick_corrections_counts(place, photos, tmp_path):
+    page, saved, _ = place
+    choose(page, photos[:2]); finished(page, 2)
+    one, other = page.locator('.gear-fix select').all()
+    for label in ('tents', 'rope', 'axes'): one.select_option(label)
+    for label in ('tents', '', 'boots'): other.select_option(label)
+    for row, label in zip(page.locator('.gear-list li').all(), ('axes', 'boots')): row.get_by_text(f'saved: corrected/{label}').wait_for()
+    assert labels(page) == ['axes', 'boots'] == [r['label'] for r in table(page, tmp_path)]
+    assert saved_files(saved) == [f'axes/{photos[0].name}', f'boots/{photos[1].name}']
+    shutil.rmtree(saved())
+
+
+def test_a_correction_that_cannot_be_saved_changes_nothing(place, photos, tmp_path):
+    page, saved, _ = place
+    choose(page, photos[:1]); finished(page, 1)
+    page.locator('.gear-fix select').select_option('tents')
+    page.get_by_text('saved: corrected/tents').wait_for()
+    (saved()/'rope').touch()                                    # a file where the class folder would be
+    page.locator('.gear-fix select').select_option('rope')
+    page.locator('.gear-saved', has_text='could not be saved').wait_for()
+    assert labels(page) == ['tents'] and page.locator('.gear-fix select').input_value() == 'tents'
+    assert table(page, tmp_path)[0]['label'] == 'tents' and saved_files(saved) == [f'tents/{photos[0].name}']
+    shutil.rmtree(saved())
+
+
+def test_a_second_window_shows_corrections_and_can_undo_them(lab_page, lab, browser, photos, tmp_path):
+    empty(lab_page)
+    choose(lab_page, photos[:2]); finished(lab_page, 2)
+    lab_page.locator('.gear-fix select').nth(0).select_option('tents')
+    lab_page.get_by_text('saved: corrected/tents').wait_for()
+    lab_page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    page = browser.new_context(viewport=dict(width=1280, height=900)).new_page()
+    page.goto(lab['url'] + 'lab/workspaces/second/tree/widget.ipynb')
+    page.locator('.jp-Notebook').wait_for(timeout=60_000)
+    for _ in range(60):
+        if page.locator('.gear-list li').count(): break
+        page.mouse.move(640, 500); page.mouse.wheel(0, 400); page.wait_for_timeout(500)
+    finished(page, 2)
+    assert labels(page) == labels(lab_page) and labels(page)[0] == 'tents'
+    page.locator('.gear-undo').nth(0).click()
+    for window in (page, lab_page): window.get_by_text('correction undone').wait_for()
+    assert labels(page) == labels(lab_page) and saved_files(lab['saved']) == []
     page.context.close()
 
 

@@ -37,7 +37,7 @@ def exported(module):
 
 def own_parameters(o):
     "Names of the parameters that `o` itself declares, less `self`"
-    if hasattr(o, '__dataclass_fields__'): return set(o.__dataclass_fields__)
+    if hasattr(o, '__dataclass_fields__'): return set(o.__dataclass_fields__) & set(inspect.get_annotations(o))
     code = getattr(inspect.unwrap(vars(o).get('__init__', lambda: 0) if inspect.isclass(o) else o), '__code__', None)
     return set(code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]) - {'self'} if code else set()
 

@@ -1,5 +1,5 @@
 "Training runs that are killed, at random and at every step of their writing, and lose nothing."
-import json, os, random, signal, subprocess, sys, time
+import json, os, random, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
 import pandas as pd
@@ -25,7 +25,7 @@ for line in sys.stdin:
         continue
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1); os.dup2(out, 2)
-    if at_once: model.SaveBest.__init__.__defaults__ = ('valid_loss', 1e9)
+    if at_once: model.SaveBest.__init__.__defaults__ = ('valid_loss', None, 1e9)
     changes = 'os.rename', 'os.remove', 'os.rmdir', 'os.mkdir'
     def watch(event, about):
         global allowed
@@ -141,6 +141,30 @@ def test_killed_between_any_two_changes_of_files(runs, name):
         check(out, 0)
         finish(runs, name, out)
     print(f'{name}: {len(steps)} of {n} steps killed, nothing lost')
+
+
+def test_killed_while_a_model_is_replaced(runs):
+    "A run that replaces a model is killed between any two changes of files: the old model or the new one is there, and a resumed run keeps both"
+    home = runs.home/'replaced'
+    home.mkdir()
+    assert runs.run('--arch gear_cnn_small --epochs 2 --seed 1', home/'old'/'mine', resume=False) == 0
+    old = content(home/'old'/'mine')
+    def start(name, **kw):
+        shutil.copytree(home/'old', home/name)
+        return runs.run(RECIPES['hand'], home/name/'mine', at_once=str(home), resume=False, **kw)
+    assert start('all') == 0
+    n = len(Path(f'{runs.log}.changes').read_bytes())
+    for k in range(n) if KILLS >= n else sorted(random.Random(2).sample(range(n), KILLS)):
+        assert start(str(k), allowed=k) == -signal.SIGKILL
+        out = home/str(k)/'mine'
+        recover(out)
+        now = content(out)[0]
+        assert now in (old[0], runs.whole['hand'][0]), 'neither model'
+        begun = now != old[0] or any(out.parent.glob('mine.new*'))
+        assert runs.run(RECIPES['hand'], out, resume=begun) == 0, runs.log.read_text()
+        same(content(out), runs.whole['hand'])
+        assert any(content(kept)[0] == old[0] for kept in out.parent.glob('mine.[0-9]')), 'the old model is gone'
+        assert all(re.fullmatch(r'mine(\.\d)?', p.name) for p in out.parent.iterdir()), 'leftovers'
 
 
 def test_killed_as_a_program(tmp_path, runs):

@@ -1,14 +1,15 @@
 "What a notebook can't test: the package as a package."
-import subprocess, sys, tomllib
+import shutil, subprocess, sys, tomllib
 from configparser import ConfigParser
 from importlib.metadata import distribution
 from pathlib import Path
 
-import pytest
+import pandas as pd, pytest
 from packaging.requirements import Requirement
 
 root = Path(__file__).parent.parent
 sys.path.insert(0, str(root/'tests'))
+
 config = ConfigParser(delimiters=['='])
 config.read(root/'settings.ini', encoding='utf-8')
 cfg = config['DEFAULT']
@@ -78,3 +79,29 @@ def test_wheel_works_elsewhere(wheel, tmp_path):
     code = 'from gear_fastai import GearClassifier, predict; print(GearClassifier().folder, *(p.guess for p in predict(sorted(Path("drawn").rglob("*.*")))))'
     folder, *labels = python('from pathlib import Path; ' + code, cwd=tmp_path, env=env).split()
     assert Path(folder).is_relative_to(tmp_path/'site') and len(labels) == 36 and 'None' not in labels
+
+
+def test_models_survive_git_with_windows_line_endings(tmp_path):
+    "Text files of a model come out of a checkout with other line endings; the model is the same"
+    def git(*args): subprocess.run(['git', '-c', 'core.autocrlf=true', '-c', 'user.name=a', '-c', 'user.email=a@example.com', *args], cwd=tmp_path, check=True, capture_output=True)
+    shutil.copytree(root/'models/gear', tmp_path/'gear')
+    git('init')
+    git('add', 'gear')
+    git('commit', '-m', 'a model')
+    shutil.rmtree(tmp_path/'gear')
+    git('checkout', 'gear')
+    assert b'\r\n' in (tmp_path/'gear/gear.json').read_bytes() and b'\r\n' in (tmp_path/'gear/config.json').read_bytes()
+    code = 'from gear_fastai import GearClassifier; from gear_fastai.sample import draw_photo; print(GearClassifier("gear").predict(draw_photo("boots")).guess)'
+    assert python(code, cwd=tmp_path)
+    splits = [pd.read_csv(folder/"splits.csv") for folder in (tmp_path/"gear", root/"models/gear")]
+    assert splits[0].equals(splits[1])
+
+
+def test_new_models_are_binary_for_git(tmp_path):
+    "git takes a file for binary if its first 8,000 bytes hold a zero"
+    from gear_fastai.transfer import write_onnx
+    import torch
+    from gear_fastai.model import _halve
+    write_onnx(torch.nn.Flatten(), torch.zeros(1, 3, 4, 4), str(tmp_path/'model.onnx'))
+    _halve(tmp_path/'model.onnx', lambda w: False)
+    assert b'\0' in (tmp_path/'model.onnx').read_bytes()[:100]

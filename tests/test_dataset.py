@@ -1,0 +1,483 @@
+"Datasets as people have them: layouts, tables, names and changes"
+import multiprocessing, os, pickle, sys, unicodedata, warnings, zipfile
+from pathlib import Path
+import numpy as np, pandas as pd, pytest, torch
+from click.testing import CliRunner
+from PIL import Image
+from gear_fastai.cli import main
+from gear_fastai.data import (DataError, audit, compare_manifest, dataloaders, ensure_splits, fetch, file_digest, fold_splits, list_dataset,
+                              photo_datablock, product, read_splits, scan, shell_command, source, split_dataset, unpack, write_splits)
+from gear_fastai.merge import merge_datasets, read_class_map
+
+def photo(path, seed=None):
+    "A small picture unlike any of another seed"
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(abs(hash(str(path))) if seed is None else seed)
+    blocks = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    with open(path, 'wb') as f: blocks.resize((40, 40), Image.Resampling.NEAREST).save(f, 'PNG')
+
+def classes(folder, names=('boots', 'tents'), n=8, start=0):
+    "Class folders with `n` photos each"
+    for i, name in enumerate(names):
+        for k in range(n): photo(Path(folder)/name/f'{k}.png', seed=start + 1000*i + k)
+    return Path(folder)
+
+def told(f, *args, **kwargs):
+    "What `f` gives, and its warnings as one text"
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        result = f(*args, **kwargs)
+    return result, '\n'.join(str(w.message) for w in said if w.category is UserWarning)
+
+def run(*args, code=0):
+    "Output of a command that ends with `code`"
+    result = CliRunner().invoke(main, [str(a) for a in args])
+    assert result.exit_code == code, result.output
+    assert 'Traceback' not in result.output
+    return result.output
+
+# folders that come split
+
+@pytest.mark.parametrize('valid', ['valid', 'val', 'Validation', 'VAL'])
+def test_split_folders_are_no_classes(tmp_path, valid):
+    classes(tmp_path/'train', start=0), classes(tmp_path/valid, n=3, start=100), classes(tmp_path/'test', n=2, start=200)
+    df, said = told(list_dataset, tmp_path)
+    assert set(df.label) == {'boots', 'tents'} and 'already' in said
+    splits = told(split_dataset, tmp_path)[0]
+    assert splits.split.value_counts().to_dict() == dict(train=16, valid=6, test=4)
+    assert all(s == dict(tr='train', va='valid', te='test')[p[:2].lower()] for p, s in zip(splits.path, splits.split))
+    assert splits.path[splits.label == 'boots'].iloc[0].split('/')[1] == 'boots'
+
+def test_an_unlabeled_test_folder_is_kept_aside(tmp_path):
+    classes(tmp_path/'train'), classes(tmp_path/'valid', n=3, start=100)
+    for k in range(5): photo(tmp_path/f'test/{k}.png', seed=500 + k)
+    photo(tmp_path/'test/unknown/x.png', seed=600)
+    df, said = told(split_dataset, tmp_path)
+    assert set(df.split) == {'train', 'valid'} and '6 photos in no class folder of train' in said
+
+def test_valid_is_carved_from_train_by_group(tmp_path):
+    for c in ('boots', 'tents'):
+        for k in range(10):
+            for color in (1, 2): photo(tmp_path/f'train/{c}/{100+k}x{color}_zm.png', seed=hash((c, k, color)) % 10**6)
+    classes(tmp_path/'test', n=4, start=10**7)
+    df, said = told(split_dataset, tmp_path)
+    assert set(df.split) == {'train', 'valid', 'test'} and (df.groupby('group').split.nunique() == 1).all()
+    assert (df.split[df.path.str.startswith('test/')] == 'test').all() and 'test' not in set(df.split[df.path.str.startswith('train/')])
+
+def test_train_alone_is_split(tmp_path):
+    classes(tmp_path/'train')
+    assert set(told(split_dataset, tmp_path)[0].split) == {'train', 'valid', 'test'}
+
+def test_a_given_split_that_leaks_is_kept_and_told(tmp_path):
+    classes(tmp_path/'train'), classes(tmp_path/'valid', n=3, start=100)
+    photo(tmp_path/'valid/boots/copy.png', seed=0)                                   # a photo of train
+    photo(tmp_path/'train/tents/77x1_zm.png', seed=700), photo(tmp_path/'valid/tents/77x2_zm.png', seed=701)
+    df, said = told(split_dataset, tmp_path)
+    assert '2 photos of valid and test show the same product' in said
+    assert df.split[df.path == 'valid/boots/copy.png'].item() == 'valid'
+
+@pytest.mark.parametrize('folders', [['train', 'bus'], ['train', 'test'], ['train/steam', 'train/diesel', 'bus/city'], ['train', 'valid', 'car'],
+                                     ['train/steam', 'train/diesel', 'bus/city', 'test/a']])
+def test_a_class_may_be_called_train(tmp_path, folders):
+    for i, f in enumerate(folders): classes(tmp_path, [f], n=4, start=10000*i)
+    df, said = told(list_dataset, tmp_path)
+    assert set(df.label) == {f.split('/')[0] for f in folders}
+    assert ('read as classes' in said) == (len({'test', 'valid'} & set(df.label)) > 0)
+
+def test_other_folders_beside_a_split_are_left_out(tmp_path):
+    classes(tmp_path/'train'), classes(tmp_path/'test', n=3, start=100), classes(tmp_path, ['sample'], start=900)
+    df, said = told(list_dataset, tmp_path)
+    assert set(df.label) == {'boots', 'tents'} and '8 photos in no class folder of train' in said
+
+def test_split_with_a_single_class_is_not_trained_as_train_and_test(tmp_path):
+    classes(tmp_path/'train', ['boots']), classes(tmp_path/'test', ['boots'], start=100)
+    with pytest.raises(DataError, match=r'only one class \(boots\)'): told(list_dataset, tmp_path)
+
+def test_a_split_inside_a_zip(tmp_path):
+    classes(tmp_path/'gear/train'), classes(tmp_path/'gear/valid', n=3, start=100)
+    with zipfile.ZipFile(tmp_path/'gear.zip', 'w') as z:
+        for p in (tmp_path/'gear').rglob('*.png'): z.write(p, p.relative_to(tmp_path))
+        z.writestr('gear/README.md', 'hello'), z.writestr('README.txt', 'hello'), z.writestr('__MACOSX/gear/._a.png', 'x'), z.writestr('gear/a.mov', 'film')
+    out = run('data', 'fetch', tmp_path/'new', '--url', tmp_path/'gear.zip')
+    assert '22 photos unpacked' in out and 'left out: 1 .mov' in out and '.unpacking' not in out
+    assert told(split_dataset, tmp_path/'new')[0].split.value_counts().to_dict() == dict(train=16, valid=6)
+
+def test_product_and_source_do_not_name_the_split_folder():
+    assert product('train/boots/12x1_zm.jpg') == product('test/boots/12x2_zm.jpg') and source('train/boots/a.jpg') == ''
+    assert source('boots/ours/a.jpg') == 'ours'
+
+# photos that come and go
+
+def test_new_and_gone_photos_are_told_by_all(tmp_path):
+    folder = classes(tmp_path/'my $gear')
+    splits = ensure_splits(folder)
+    gone = splits.path[splits.split == 'train'].iloc[0]
+    (folder/gone).unlink()
+    photo(folder/'boots/new.png', 5000), photo(folder/'skis/a.png', 5001)
+    (folder/'boots/broken.png').write_bytes(b'no picture')
+    changes = compare_manifest(folder, splits)
+    assert (changes.new, changes.gone, changes.classes) == (['boots/new.png', 'skis/a.png'], [gone], ['skis']) and changes
+    way = shell_command('data', 'split', folder, '--add')
+    assert "'" in way and way in str(changes) and gone in str(changes) and 'skis' in str(changes)
+    kept, said = told(ensure_splits, folder)
+    assert way in said and len(kept) == len(splits) - 1
+    dls, said = told(dataloaders, folder, 32)
+    assert way in said and len(dls.train_ds) == (splits.split == 'train').sum() - 1
+    assert gone in told(dataloaders, folder, 32, splits=splits)[1]
+    report = told(audit, folder)[0]
+    assert report.gone == [gone] and way in str(report) and report.to_dict()['new'] == changes.new
+
+def test_an_unchanged_folder_is_not_told(tmp_path):
+    folder = classes(tmp_path/'gear')
+    (folder/'boots/broken.png').write_bytes(b'no picture')
+    splits = told(ensure_splits, folder)[0]
+    assert not compare_manifest(folder, splits)
+    assert told(ensure_splits, folder)[1] == ''
+
+def test_a_folder_whose_photos_are_all_gone(tmp_path):
+    folder = classes(tmp_path/'gear')
+    ensure_splits(folder)
+    for p in folder.rglob('*.png'): p.unlink()
+    with pytest.raises(DataError, match='16 photos of splits.csv gone'): told(dataloaders, folder)
+
+def test_add_keeps_all_that_was_assigned(tmp_path):
+    folder = classes(tmp_path/'gear', n=10)
+    for k in range(6): photo(folder/f'boots/{k+50}x1_zm.png', seed=6000 + k)
+    run('data', 'split', folder)
+    before = read_splits(folder)
+    for k in range(6): photo(folder/f'boots/{k+50}x2_zm.png', seed=7000 + k)         # products it knows
+    photo(folder/'tents/copy.png', seed=1003)                                         # and a picture
+    classes(folder, ['skis'], n=9, start=8000)
+    lost = before.path[(before.split == 'test') & ~before.path.str.contains('x1')].iloc[0]
+    (folder/lost).unlink()
+    out = run('data', 'split', folder, '--add')
+    assert '1 test' in out and lost in out
+    after = read_splits(folder)
+    both = before.merge(after, on='path', suffixes=('', '_after'))
+    assert len(both) == len(before) - 1 and (both.split == both.split_after).all() and (both.group == both.group_after).all()
+    assert (after.groupby('group').split.nunique() == 1).all()
+    side = dict(zip(after.path, after.split))
+    assert all(side[f'boots/{k+50}x1_zm.png'] == side[f'boots/{k+50}x2_zm.png'] for k in range(6))
+    assert side['tents/copy.png'] == side['tents/3.png']
+    assert set(after.split[after.label == 'skis']) == {'train', 'valid', 'test'}
+    assert set(before.path[before.split == 'test']) - {lost} <= set(after.path[after.split == 'test'])
+    assert not told(compare_manifest, folder, after)[0]
+
+def test_add_comes_near_the_fractions(tmp_path):
+    folder = classes(tmp_path/'gear', n=4)
+    before = told(split_dataset, folder)[0]
+    classes(folder, n=60)
+    after = told(split_dataset, folder, existing=before)[0]
+    assert .1 < (after.split == 'test').mean() < .2 and .1 < (after.split == 'valid').mean() < .2
+
+def test_add_and_force_exclude_one_another(tmp_path):
+    assert 'choose one' in run('data', 'split', classes(tmp_path/'gear'), '--add', '--force', code=2)
+
+def test_other_columns_survive_add(tmp_path):
+    folder = classes(tmp_path/'gear')
+    write_splits(folder, split_dataset(folder).assign(camera='phone'))
+    photo(folder/'boots/new.png', 4000)
+    run('data', 'split', folder, '--add')
+    assert read_splits(folder).camera.value_counts().to_dict() == {'phone': 16, '': 1}
+
+def test_add_to_a_folder_that_comes_split(tmp_path):
+    classes(tmp_path/'train'), classes(tmp_path/'test', n=3, start=100)
+    before = told(ensure_splits, tmp_path)[0]
+    photo(tmp_path/'test/boots/new.png', 5000), photo(tmp_path/'train/boots/new.png', 5001)
+    after = told(split_dataset, tmp_path, existing=before)[0]
+    side = dict(zip(after.path, after.split))
+    assert all(side[p] == s for p, s in zip(before.path, before.split))
+    assert side['test/boots/new.png'] == 'test' and side['train/boots/new.png'] in ('train', 'valid')
+
+# what is no photo, and what we wrote ourselves
+
+def test_files_left_out_are_counted(tmp_path):
+    folder = classes(tmp_path/'gear')
+    for k in range(3): (folder/f'boots/{k}.mov').write_bytes(b'film')
+    photo(folder/'loose.png', 4000)
+    for f in (list_dataset, scan, split_dataset):
+        said = told(f, folder)[1]
+        assert 'left out: 3 .mov' in said and '1 photo in no class folder' in said and 'loose.png' in said
+    report = audit(folder)
+    assert report.left_out == {'.mov': 3} and 'left out: 3 .mov' in str(report)
+    told(ensure_splits, folder)
+    assert 'left out: 3 .mov' in told(dataloaders, folder, 32)[1]
+
+def test_our_own_output_is_no_class(tmp_path):
+    folder = classes(tmp_path/'gear')
+    for name in ('models/mine/gear.json', 'test-scores.csv', 'labels.csv', 'report.html', 'boots/labels.csv'):
+        (folder/name).parent.mkdir(parents=True, exist_ok=True)
+        (folder/name).write_text('{}')
+    for name in ('models/mine/losses.png', 'data/corrected/boots/a.png', 'data/sample/tents/a.png', '@eaDir/a.png', '#recycle/b.png', '$RECYCLE.BIN/c.png',
+                 '__MACOSX/d.png', '.ipynb_checkpoints/e.png', '_none/f.png', 'boots/@eaDir/g.png'): photo(folder/name)
+    df, said = told(list_dataset, folder)
+    assert len(df) == 16 and set(df.label) == {'boots', 'tents'}
+    assert said.splitlines() == [f'{folder}: 2 photos in data/ saved by this package (data/corrected/boots/a.png, data/sample/tents/a.png); left out',
+                                 f'{folder}: 1 photo in _none show none of the classes; left out']
+
+def test_an_empty_class_is_told(tmp_path):
+    folder = classes(tmp_path/'gear')
+    (folder/'skis').mkdir()
+    assert 'no photos in skis' in told(list_dataset, folder)[1]
+
+# names
+
+def test_folders_that_differ_in_unicode_form_are_one_class(tmp_path):
+    for form, start in (('NFC', 0), ('NFD', 100)): classes(tmp_path, [unicodedata.normalize(form, 'vélo')], start=start)
+    classes(tmp_path, ['tents_2', '自転車', "it's $5"], start=20000)
+    if len(list(tmp_path.iterdir())) < 5: pytest.skip('the file system joins them itself')
+    df, said = told(split_dataset, tmp_path)
+    assert df.label.value_counts().to_dict() == {'vélo': 16, 'tents_2': 8, '自転車': 8, "it's $5": 8} and said == ''
+    assert all((tmp_path/p).is_file() for p in df.path)
+    write_splits(tmp_path, df)
+    assert not compare_manifest(tmp_path, read_splits(tmp_path))
+    assert len(told(dataloaders, tmp_path, 32)[0].vocab) == 4
+
+def test_a_manifest_in_another_unicode_form(tmp_path):
+    classes(tmp_path, [unicodedata.normalize('NFD', 'vélo'), 'tents'])
+    splits = split_dataset(tmp_path)
+    splits.assign(path=[unicodedata.normalize('NFC', p) for p in splits.path]).to_csv(tmp_path/'splits.csv', index=False)
+    assert read_splits(tmp_path).path.tolist() == splits.path.tolist() and not compare_manifest(tmp_path, read_splits(tmp_path))
+
+@pytest.mark.skipif(sys.platform in ('win32', 'darwin'), reason='file names are Unicode')
+def test_names_that_are_not_utf8(tmp_path, capsys):
+    folder = classes(tmp_path/'gear')
+    photo(os.fsdecode(bytes(folder/'boots') + b'/caf\xe9.jpeg'), 4000)
+    (folder/'boots').rename(os.fsdecode(bytes(folder) + b'/b\xf6ts'))
+    out = run('data', 'split', folder)
+    splits = read_splits(folder)
+    assert set(splits.label) == {'böts', 'tents'} and all((folder/p).is_file() for p in splits.path) and len(splits) == 17
+    assert not told(compare_manifest, folder, splits)[0]
+    photo(os.fsdecode(bytes(folder/'tents') + b'/\xff.jpeg'), 4000), photo(os.fsdecode(bytes(folder/'tents') + b'/\xfe.jpeg'), 4000)
+    report = told(audit, folder)[0]
+    print(report), print(compare_manifest(folder, splits))
+    str(report).encode()
+    run('data', 'audit', folder)
+    assert len(read_splits(folder)) == len(splits) and '2 photos' in str(compare_manifest(folder, splits))
+    run('data', 'split', folder, '--add')
+    dls = told(dataloaders, folder, 32, bs=4)[0]
+    for _ in dls.train: pass
+    for _ in dls.valid: pass
+    merged = told(merge_datasets, [folder, classes(tmp_path/'other', start=9999)], tmp_path/'out')[0]
+    assert len(merged) == 19 + 16 and len(read_splits(tmp_path/'out')) == 19 + 16
+
+def test_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path)), monkeypatch.setenv('USERPROFILE', str(tmp_path))
+    classes(tmp_path/'gear'), classes(tmp_path/'other', start=5000)
+    run('data', 'split', '~/gear'), run('data', 'audit', '~/gear')
+    assert len(read_splits('~/gear')) == 16
+    assert len(dataloaders('~/gear', 32).train_ds)
+    merge_datasets(['~/gear', '~/other'], '~/both')
+    assert (tmp_path/'both/splits.csv').is_file()
+    with zipfile.ZipFile(tmp_path/'a.zip', 'w') as z:
+        for p in (tmp_path/'gear').rglob('*.png'): z.write(p, p.relative_to(tmp_path))
+    assert fetch('~/new', '~/a.zip') == tmp_path/'new'
+
+# tables at the door
+
+def table(**columns): return pd.DataFrame(dict(path=['boots/0.png', 'tents/0.png'], label=['boots', 'tents'], group=[0, 1], split=['train', 'valid']) | columns)
+
+@pytest.mark.parametrize('columns, why', [
+    (dict(path=['boots/0.png', 'boots/0.png']), 'is there twice'), (dict(path=['boots/0.png', './boots/0.png']), 'is there twice'),
+    (dict(path=['/a/boots/0.png', 'tents/0.png']), 'must be relative'), (dict(path=['C:\\boots\\0.png', 'tents\\0.png']), 'must be relative'),
+    (dict(path=['../boots/0.png', 'tents/0.png']), 'must be relative'), (dict(path=['', 'tents/0.png']), 'has no path'),
+    (dict(label=['', 'tents']), 'boots/0.png has no label'), (dict(label=['  ', 'tents']), 'boots/0.png has no label'),
+    (dict(split=['train', 'holdout']), "split 'holdout'"), (dict(split=['train', '']), 'have no split yet'), (dict(group=['', '1']), 'have no group yet')])
+def test_tables_are_refused_when_read_and_when_written(tmp_path, columns, why):
+    with pytest.raises(DataError, match=why): write_splits(tmp_path, table(**columns))
+    assert not list(tmp_path.iterdir())
+    table(**columns).to_csv(tmp_path/'splits.csv', index=False)
+    with pytest.raises(DataError, match=why) as e: read_splits(tmp_path)
+    assert '\n' not in str(e.value) and 'splits.csv' in str(e.value)
+
+@pytest.mark.parametrize('text', [
+    '\ufeffpath,label,group,split\nboots/0.png,boots,0,train\ntents/0.png,tents,1,valid\n',                          # byte order mark
+    'path;label;group;split\r\nboots\\0.png;boots;0;train\r\ntents\\0.png;tents;1;valid\r\n',                        # Excel on Windows
+    'path\tlabel\tgroup\tsplit\nboots/0.png\tboots\t0\ttrain\ntents/0.png\ttents\t1\tvalid\n',
+    'path, label, group, split\nboots/0.png, boots, 0, train\ntents/0.png, tents, 1, valid\n',                       # a space after each comma
+    'Path,Label ,GROUP,Split\n./boots/0.png,boots,0.0,Train\ntents//0.png,tents,1.0,val\n\n',
+    ',path,label,group,split\n0,boots/0.png,boots,0,train\n1,tents/0.png,tents,1,valid\n',                           # pandas' index
+    'Unnamed: 0,split,path,group,label\n0,train,boots/0.png,a,boots\n1,validation,tents/0.png,b,tents\n',
+    'path,label,group,split,,\nboots/0.png,boots,0,train,,\ntents/0.png,tents,1,valid,,\n,,,,,\n',                   # empty cells
+    'path,label,group,split\rboots/0.png,boots,0,train\rtents/0.png,tents,1,valid\r'])
+def test_harmless_habits_of_tables(tmp_path, text):
+    (tmp_path/'splits.csv').write_bytes(text.encode())
+    pd.testing.assert_frame_equal(read_splits(tmp_path)[['path', 'label', 'group', 'split']], table(), check_dtype=False)
+
+@pytest.mark.parametrize('content, why', [
+    (b'', 'has no column'), (b'\x00\x01\x02', 'splits.csv'), ('path,label\n'.encode(), 'names no photos'), ('path,label,group,split\na,b.png,boots,0,train\n'.encode(), 'has 5 values'),
+    ('path,label\na.png,boots\n'.encode('utf-16'), 'no table'), (b'image,class\na.png,boots\n', 'has no column path, label'), (b'path,path,label\na,b,c\n', "two columns 'path'")])
+def test_what_is_no_table(tmp_path, content, why):
+    (tmp_path/'splits.csv').write_bytes(content)
+    with pytest.raises(DataError, match=why) as e: read_splits(tmp_path)
+    assert '\n' not in str(e.value) and 'splits.csv' in str(e.value)
+
+def test_labels_from_a_table_without_class_folders(tmp_path):
+    classes(tmp_path, ['images'], n=16), photo(tmp_path/'images/unlabeled.png', 4000), photo(tmp_path/'0.png', 5000)
+    rows = [f'images/{k}.png,{["boots", "tents"][k % 2]}' for k in range(16)] + ['0.png,boots']
+    (tmp_path/'splits.csv').write_text('\n'.join(['path,label', *rows]))
+    with pytest.raises(DataError, match='complete it with: gear-fastai data split'): read_splits(tmp_path)
+    df, said = told(list_dataset, tmp_path)
+    assert df.label.value_counts().to_dict() == dict(boots=9, tents=8) and 'images/unlabeled.png' in said
+    assert 'unlabeled.png' in run('data', 'split', tmp_path)
+    splits = read_splits(tmp_path)
+    assert splits.label.value_counts().to_dict() == dict(boots=9, tents=8) and set(splits.split) == {'train', 'valid', 'test'}
+    run('data', 'split', tmp_path, '--force', '--seed', '7')
+    assert set(read_splits(tmp_path).label) == {'boots', 'tents'}
+    assert sorted(told(dataloaders, tmp_path, 32)[0].vocab) == ['boots', 'tents']
+
+def test_a_split_from_a_table_without_groups_is_completed(tmp_path):
+    folder = classes(tmp_path/'gear')
+    given = split_dataset(folder, seed=3)
+    given[['path', 'label', 'split']].to_csv(folder/'splits.csv', index=False)
+    assert ensure_splits(folder).split.tolist() == given.split.tolist()
+    assert read_splits(folder).split.tolist() == given.split.tolist()
+
+@pytest.mark.parametrize('valid, test', [(.98, .01), (.01, .98), (.5, .49), (.98, 0)])
+def test_something_is_always_left_to_train_on(tmp_path, valid, test):
+    splits = told(split_dataset, classes(tmp_path/'gear'), valid=valid, test=test)[0]
+    assert set(splits.label[splits.split == 'train']) == {'boots', 'tents'}
+    assert set(splits.label[splits.split == 'valid']) == {'boots', 'tents'}
+
+@pytest.mark.parametrize('valid, test', [(0, .1), (1, 0), (.5, .5), (.6, .6), (-.1, .1), (float('nan'), .1), (.1, float('nan'))])
+def test_fractions_that_leave_nothing(tmp_path, valid, test):
+    with pytest.raises(DataError, match='leave some for train'): split_dataset(classes(tmp_path/'gear'), valid=valid, test=test)
+
+def test_a_class_of_a_single_product_group(tmp_path):
+    folder = classes(tmp_path/'gear', ['tents'])
+    for k in range(6): photo(folder/f'boots/12x{k}_zm.png', 4000 + k)
+    df, said = told(split_dataset, folder)
+    assert 'all photos of boots are of one product' in said and 'random' in said and 'too few' not in said
+    assert set(df.split[df.label == 'boots']) == {'train'}
+    with pytest.raises(DataError, match='boots: 6 photos in one product group'): fold_splits(df)
+    for p in (folder/'tents').iterdir(): p.unlink()
+    for k in range(6): photo(folder/f'tents/13x{k}_zm.png', 4100 + k)
+    with pytest.raises(DataError, match='all photos of boots, tents are of one product'): told(split_dataset, folder)
+
+def test_folds_of_small_classes(tmp_path):
+    splits = told(split_dataset, classes(tmp_path/'gear'))[0]
+    one = pd.concat([splits, pd.DataFrame([dict(path='skis/a.png', label='skis', group=99, split='train')])], ignore_index=True)
+    with pytest.raises(DataError, match='skis: 1 photo in one'): fold_splits(one)
+    with pytest.raises(DataError, match='choose 2 to 8'): fold_splits(splits, 20)
+    with pytest.raises(DataError, match='choose 2 to 8'): fold_splits(splits, 1)
+    three = pd.concat([splits, pd.DataFrame(dict(path=[f'skis/{k}.png' for k in range(3)], label='skis', group=[90, 91, 92], split='train'))], ignore_index=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        for fold in fold_splits(three, 5): assert set(fold.split) == {'train', 'valid', 'test'} and set(fold.label[fold.split == 'train']) == {'boots', 'tents', 'skis'}
+
+# merging
+
+def test_merge_keeps_sides(tmp_path):
+    a, b = classes(tmp_path/'a', n=10), classes(tmp_path/'b', n=10, start=5000)
+    sides = {f: ensure_splits(f, seed=s) for f, s in ((a, 1), (b, 2))}
+    told(merge_datasets, [a, b], tmp_path/'out')
+    merged = read_splits(tmp_path/'out')
+    side = dict(zip(merged.path, merged.split))
+    for f, df in sides.items(): assert all(side[f'{label}/{f.name}/{Path(p).name}'] == s for p, label, s in zip(df.path, df.label, df.split))
+    assert merged.group.nunique() == sum(df.group.nunique() for df in sides.values())
+
+def test_merge_of_contradicting_sides(tmp_path):
+    a, b = classes(tmp_path/'a', n=10), classes(tmp_path/'b', n=10)                   # the same photos
+    ensure_splits(a, seed=1), ensure_splits(b, seed=2)
+    said = told(merge_datasets, [a, b], tmp_path/'out')[1]
+    merged = read_splits(tmp_path/'out')
+    assert (merged.groupby('group').split.nunique() == 1).all() and 'put on the side' in said and f'{tmp_path}/out: ' in said
+    train = {Path(p).parts[0] + Path(p).name for f in (a, b) for p in read_splits(f).query("split == 'train'").path}
+    assert train == {Path(p).parts[0] + Path(p).name for p in merged.path[merged.split == 'train']}
+
+def test_merge_of_a_folder_that_comes_split(tmp_path):
+    classes(tmp_path/'a/train'), classes(tmp_path/'a/valid', n=3, start=100), classes(tmp_path/'b', n=6, start=5000)
+    told(merge_datasets, [tmp_path/'a', tmp_path/'b'], tmp_path/'out')
+    merged = read_splits(tmp_path/'out')
+    assert len(merged) == 16 + 6 + 12 and set(merged.label) == {'boots', 'tents'} and set(merged.path.map(source)) == {'a', 'b'}
+    assert (merged[merged.path.str.contains('/a/')].split == 'valid').sum() == 6
+
+def test_class_maps_as_excel_writes_them(tmp_path):
+    (tmp_path/'names.csv').write_bytes('\ufefffrom;to\r\nfootwear;boots\r\nlamps;\r\n'.encode())
+    assert read_class_map(tmp_path/'names.csv') == dict(footwear='boots', lamps=None)
+
+# archives
+
+@pytest.mark.parametrize('damage', ['cut', 'flip', 'text', 'empty', 'encrypted', 'folder', 'gone', 'clash'])
+def test_errors_of_archives_name_the_archive(tmp_path, damage):
+    archive = tmp_path/'gear.zip'
+    with zipfile.ZipFile(archive, 'w', zipfile.ZIP_DEFLATED) as z:
+        if damage != 'empty': z.writestr('boots/a.png', os.urandom(3000)), z.writestr('tents/b.png', bytes(3000))
+        if damage == 'clash': z.writestr('boots/a.png/c.png', b'x')
+        z.writestr('readme.txt', 'x')
+    raw = bytearray(archive.read_bytes())
+    if damage == 'cut': archive.write_bytes(raw[:1000])
+    if damage == 'flip': archive.write_bytes(raw[:100] + bytes(200) + raw[300:])
+    if damage == 'text': archive.write_text('hello')
+    if damage == 'encrypted':
+        raw[6] |= 1
+        raw[raw.index(b'PK\x01\x02') + 8] |= 1
+        archive.write_bytes(raw)
+    if damage in ('folder', 'gone'): archive.unlink()
+    if damage == 'folder': archive.mkdir()
+    out = run('data', 'fetch', tmp_path/'new', '--url', archive, code=1)
+    assert len(out.splitlines()) == 1 and str(archive) in out and '.unpacking' not in out and 'new/' not in out
+    assert not (tmp_path/'new').exists() and not list(tmp_path.glob('.unpacking*'))
+
+def test_an_archive_with_a_manifest(tmp_path):
+    classes(tmp_path/'gear/photos', ['a'], n=12)
+    with zipfile.ZipFile(tmp_path/'a.zip', 'w') as z:
+        for p in (tmp_path/'gear').rglob('*.png'): z.write(p, p.relative_to(tmp_path))
+        z.writestr('gear/splits.csv', '\n'.join(['path,label'] + [f'photos/a/{k}.png,{["boots", "tents"][k % 2]}' for k in range(12)]))
+    folder = fetch(tmp_path/'new', tmp_path/'a.zip')
+    assert list_dataset(folder).label.value_counts().to_dict() == dict(boots=6, tents=6) and len(ensure_splits(folder)) == 12
+
+def test_a_table_of_the_callers_needs_no_groups(tmp_path):
+    folder = classes(tmp_path/'gear')
+    splits = split_dataset(folder)
+    dls = dataloaders(folder, 32, splits=splits[['path', 'label', 'split']])
+    assert dls.splits.split.tolist() == splits.split.tolist() and not (folder/'splits.csv').exists()
+
+def test_archives_made_on_windows(tmp_path):
+    classes(tmp_path/'gear')
+    with zipfile.ZipFile(tmp_path/'a.zip', 'w') as z:
+        for p in (tmp_path/'gear').rglob('*.png'): z.writestr(str(p.relative_to(tmp_path)).replace('/', '\\'), p.read_bytes())
+    assert len(list_dataset(unpack(tmp_path/'a.zip', tmp_path/'new'))) == 16
+
+@pytest.mark.parametrize('use', [list_dataset, audit, split_dataset, dataloaders, ensure_splits, read_splits])
+def test_an_archive_in_the_place_of_a_folder(tmp_path, use):
+    with zipfile.ZipFile(tmp_path/'a.zip', 'w') as z: z.writestr('boots/a.png', b'x')
+    with pytest.raises(DataError, match='is a zip archive; unpack it first: gear-fastai data fetch'): use(tmp_path/'a.zip')
+
+# loaders
+
+def test_loaders_split_as_training_does(tmp_path):
+    folder = classes(tmp_path/'gear')
+    dls = dataloaders(folder, 32)
+    pd.testing.assert_frame_equal(dls.splits, read_splits(folder), check_dtype=False)
+    other = photo_datablock(dls.splits, folder, 32).dataloaders(folder, bs=4, num_workers=0)
+    assert other.train_ds.items == dls.train_ds.items and other.valid_ds.items == dls.valid_ds.items
+    all_photos = sorted(folder.rglob('*.png'))                                        # fastai users give all of them
+    other = photo_datablock(dls.splits, folder, 32).dataloaders(all_photos, bs=4, num_workers=0)
+    assert len(other.train_ds) + len(other.valid_ds) == (dls.splits.split != 'test').sum()
+
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    folder = classes(tmp_path/'gear')
+    def refuse(*args): raise PermissionError(13, 'Permission denied', str(args[1]))
+    monkeypatch.setattr(os, 'replace', refuse)
+    splits, said = told(ensure_splits, folder)
+    assert len(splits) == 16 and 'kept in memory' in said and not list(folder.glob('*splits*')) and not list(folder.glob('.splits*'))
+    assert str(folder/'splits.csv') in run('data', 'split', folder, code=1)
+
+def test_workers_that_start_anew(tmp_path, monkeypatch):
+    folder = classes(tmp_path/'gear', n=4)
+    plain = dataloaders(folder, 32, bs=4)
+    monkeypatch.setattr('fastai.data.load._FakeLoader.multiprocessing_context', multiprocessing.get_context('spawn'))
+    workers = dataloaders(folder, 32, bs=4, num_workers=1)
+    for a, b in zip(plain.valid, workers.valid, strict=True): assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
+
+def test_all_of_the_loaders_can_be_pickled(tmp_path):
+    dls = told(dataloaders, classes(tmp_path/'gear', n=4), 32)[0]
+    again = pickle.loads(pickle.dumps(dls))
+    assert again.vocab == dls.vocab and len(again.train_ds) == len(dls.train_ds)
+
+def test_file_digest_is_that_of_scan(tmp_path):
+    folder = classes(tmp_path/'gear', n=2)
+    seen = scan(folder)
+    assert [file_digest(folder/p) for p in seen.path] == seen.digest.tolist()

@@ -1,0 +1,204 @@
+"What an evaluation says of photos that the model was trained on, of changed folders, and of odd class names"
+import dataclasses, os, shutil, subprocess, sys, warnings
+from pathlib import Path
+
+import numpy as np, pandas as pd, pytest
+from matplotlib.figure import Figure
+
+from gear_fastai.data import DataError, file_digest, read_splits, split_dataset, write_splits
+from gear_fastai.evaluation import evaluate, manifest_of, seen_in_training
+from gear_fastai.merge import merge_datasets
+from gear_fastai.model import train_model
+from gear_fastai.photo import list_photos
+from gear_fastai.report import plot_reliability, write_report
+from gear_fastai.sample import draw_sample
+from gear_fastai.inference import GearClassifier
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    "A drawn dataset and a model of one epoch, with digests in its manifest"
+    home = tmp_path_factory.mktemp('trained')
+    data = draw_sample(home/'gear', n=8)
+    train_model(data, 'gear_cnn_small', home/'mine', epochs=1, progress=False)
+    splits = read_splits(home/'mine')
+    if 'digest' not in splits:
+        splits['digest'] = [file_digest(data/p) if s != 'test' else '' for p, s in zip(splits.path, splits.split)]
+        splits.to_csv(home/'mine/splits.csv', index=False)
+    return home
+
+
+@pytest.fixture
+def home(trained, tmp_path):
+    "A copy to change"
+    shutil.copytree(trained, tmp_path/'copy')
+    return tmp_path/'copy'
+
+
+def scored(*args):
+    "An evaluation and its warnings"
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter('always')
+        ev = evaluate(*args)
+    return ev, [str(w.message) for w in told if 'gear_fastai' in w.filename]
+
+
+def trained_on(home): return read_splits(home/'mine').query("split != 'test'")
+
+
+def test_nothing_is_seen_in_the_models_own_test_split(home):
+    ev, told = scored(home/'mine', home/'gear')
+    assert (ev.seen_in_training, told) == (0, []) and f'0 of the {ev.n} photos' in str(ev)
+
+
+def test_the_validation_split_is_not_seen(home):
+    ev, told = scored(home/'mine', home/'gear', 'valid')
+    assert (ev.seen_in_training, told) == (0, [])
+
+
+def test_training_photos_are_found_after_another_split(home):
+    write_splits(home/'gear', split_dataset(home/'gear', seed=5), force=True)
+    test = read_splits(home/'gear').query("split == 'test'")
+    ev, told = scored(home/'mine', home/'gear')
+    assert ev.seen_in_training >= test.path.isin(trained_on(home).path).sum() > 0
+    assert f'{ev.seen_in_training} of the {ev.n} photos' in told[0] and f'{ev.seen_in_training} of the {ev.n} photos' in str(ev)
+    assert ev.to_dict()['seen_in_training'] == ev.seen_in_training
+
+
+def test_training_photos_are_found_after_moves_and_renames(home):
+    splits = read_splits(home/'mine')
+    for k, (path, label) in enumerate(zip(splits.path, splits.label)):
+        (home/'moved'/label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(home/'gear'/path, home/f'moved/{label}/{k}.jpg')
+    ev, _ = scored(home/'mine', home/'moved', 'all')
+    assert ev.seen_in_training == len(trained_on(home)) < ev.n
+
+
+def test_training_photos_are_found_in_a_merged_dataset(home):
+    merge_datasets([home/'gear', draw_sample(home/'other', n=2, seed=3)], home/'merged')
+    ev, _ = scored(home/'mine', home/'merged', 'all')
+    seen = {file_digest(home/'merged'/p) for p in ev.answers.path[ev.answers.seen]}
+    assert set(trained_on(home).digest) <= seen and ev.seen_in_training < ev.n
+    (home/'merged/splits.csv').unlink(missing_ok=True)
+    write_splits(home/'merged', split_dataset(home/'merged', seed=5))
+    ev, told = scored(home/'mine', home/'merged')
+    assert ev.seen_in_training > 0 and any('was trained on' in t for t in told)
+
+
+def table(paths, group, digest=None, split='train'):
+    df = pd.DataFrame(dict(path=paths, label=[p.split('/')[0] for p in paths], group=group, split=split))
+    return df if digest is None else df.assign(digest=digest)
+
+
+def test_another_photo_of_the_same_name_is_not_seen(tmp_path):
+    (tmp_path/'boots').mkdir()
+    (tmp_path/'boots/1.jpg').write_bytes(b'another')
+    assert not seen_in_training(table(['boots/1.jpg'], [0], ['0'*32]), tmp_path, table(['boots/1.jpg'], [0])).any()
+
+
+def test_variants_are_seen_where_the_models_own_split_tore_a_group(tmp_path):
+    model = table(['boots/1.jpg', 'boots/2.jpg', 'boots/3.jpg'], [0, 0, 1], ['0'*32, '', ''], ['train', 'test', 'test'])
+    assert seen_in_training(model, tmp_path, model[1:]).tolist() == [True, False]
+
+
+def test_a_group_of_the_manifest_tells_though_its_other_photos_are_not_scored(tmp_path):
+    (tmp_path/'boots').mkdir()
+    (tmp_path/'boots/a.jpg').write_bytes(b'trained on')
+    manifest = table(['boots/a.jpg', 'boots/b.jpg', 'boots/c.jpg'], [4, 4, 5], split=['train', 'test', 'test'])
+    model = table(['shoes/x.jpg'], [0], [file_digest(tmp_path/'boots/a.jpg')])
+    assert seen_in_training(model, tmp_path, manifest[1:], manifest).tolist() == [True, False]
+
+
+def test_a_model_without_digests_is_compared_by_path_and_product(tmp_path):
+    model = table(['boots/1.jpg', 'boots/777x1_zm.jpg'], [0, 1])
+    found = table(['boots/1.jpg', 'boots/shop/777x2_zm.jpg', 'boots/2.jpg'], [0, 1, 2])
+    assert seen_in_training(model, tmp_path, found).tolist() == [True, True, False]
+
+
+def test_a_model_that_does_not_know_its_training_photos_says_so(home):
+    (home/'mine/splits.csv').unlink()
+    ev, told = scored(home/'mine', home/'gear')
+    assert ev.seen_in_training is None and 'not known' in ev.seen_words() and any('not known' in t for t in told)
+
+
+def test_gone_and_new_photos_are_told_in_one_warning(home):
+    test = read_splits(home/'gear').query("split == 'test'").path.tolist()
+    (home/'gear'/test[0]).unlink()
+    shutil.copy(home/'gear'/test[1], home/'gear/boots/new.jpg')
+    ev, told = scored(home/'mine', home/'gear')
+    assert ev.n == len(test) - 1 and not ev.unreadable
+    assert len(told) == 1 and test[0] in told[0] and 'boots/new.jpg' in told[0]
+    for path in test: (home/'gear'/path).unlink(missing_ok=True)
+    with pytest.raises(DataError, match='all photos of this split are gone'): scored(home/'mine', home/'gear')
+
+
+def test_one_class_can_be_scored_and_the_others_are_named(home):
+    shutil.copytree(home/'gear/boots', home/'one/boots')
+    ev, _ = scored(home/'mine', home/'one', 'all')
+    assert ev.n == 8 and list(ev.per_class) == ['boots'] and 'no photos of: axes' in str(ev)
+
+
+def test_photos_of_a_class_that_the_model_does_not_know(home):
+    shutil.copytree(home/'gear/boots', home/'one/sandals')
+    with pytest.raises(DataError, match='knows no sandals.*--others'): evaluate(home/'mine', home/'one', 'all')
+    os.rename(home/'one/sandals', home/'one/_none')
+    shutil.copytree(home/'gear/boots', home/'one/boots')
+    ev, told = scored(home/'mine', home/'one', 'all')
+    assert ev.n == 8 and any('_none' in t for t in told)
+
+
+def test_a_folder_without_a_manifest_is_told_of_all(home):
+    other = draw_sample(home/'other folder', n=2, seed=3)
+    with pytest.raises(DataError, match="split='all'.*'.*other folder'"): evaluate(home/'mine', other)
+    (home/'gear/splits.csv').unlink()
+    assert len(manifest_of(home/'gear', read_splits(home/'mine'))) == 96          # these are the model's photos
+
+
+def test_the_use_of_the_test_split_is_announced(home):
+    ev, _ = scored(home/'mine', home/'gear')
+    assert ev.noted == str(home/'gear/test-scores.csv') and Path(ev.noted).is_file() and ev.noted in str(ev)
+    assert scored(home/'mine', home/'gear', 'all')[0].noted is None
+
+
+def test_accuracy_says_that_it_counts_rejected_photos(home):
+    ev, _ = scored(home/'mine', home/'gear')
+    labelled = ev.answers.sure
+    assert 'rejected photos included' in str(ev) and 'coverage' in str(ev)
+    assert ev.coverage == labelled.mean()
+    assert not labelled.any() or ev.selective_accuracy == (ev.answers.label == ev.answers.predicted)[labelled].mean()
+
+
+def test_only_wrong_predictions_are_most_wrong(home):
+    ev, _ = scored(home/'mine', home/'gear', 'all')
+    wrong = ev.top_losses(len(ev.answers))
+    assert (wrong.label != wrong.predicted).all() and len(wrong) == round((1 - ev.accuracy)*ev.n)
+    right = dataclasses.replace(ev, accuracy=1., answers=ev.answers.assign(predicted=ev.answers.label))
+    text = write_report(right, GearClassifier(home/'mine'), home/'gear', home/'report.html').read_text()
+    assert 'the most probable class is right for all' in text
+
+
+def test_class_names_are_drawn_as_they_are(home):
+    ev, _ = scored(home/'mine', home/'gear')
+    odd = dataclasses.replace(ev, labels=['$50_to_$100', '$\\frac{', '靴', 'ジャケット', 'a_b^c', *ev.labels[5:]])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter('always')
+        fig = Figure(layout='constrained')
+        ax = odd.plot_confusion(fig.subplots())
+        fig.savefig(os.devnull, format='png')
+    assert [t.get_text() for t in ax.get_xticklabels()][:2] == ['$50_to_$100', '$\\frac{']
+    assert len(told) <= 1 and all('no installed font' in str(w.message) for w in told)
+
+
+def test_an_unknown_backend_is_named_and_ignored():
+    script = "from gear_fastai.plots import subplots; subplots()[0].savefig('/dev/null', format='png')"
+    for backend in ('nonsense', 'module://no_such_backend'):
+        done = subprocess.run([sys.executable, '-c', script], env=os.environ | dict(MPLBACKEND=backend), capture_output=True, text=True)
+        assert done.returncode == 0 and done.stderr.count('Warning') == 1 and backend.removeprefix('module://') in done.stderr, done.stderr
+
+
+def test_a_report_needs_no_backend(home, monkeypatch):
+    def figure(**kwargs): raise ImportError("no module named 'tkinter'")
+    monkeypatch.setattr('matplotlib.pyplot.figure', figure)
+    ev, _ = scored(home/'mine', home/'gear')
+    assert write_report(ev, GearClassifier(home/'mine'), home/'gear', home/'report.html').stat().st_size > 10_000
+    with pytest.warns(UserWarning, match='tkinter'): plot_reliability(ev).figure.savefig(home/'r.png')

@@ -1,0 +1,165 @@
+"Predictions of what people really have: names, consoles, working folders, and things that are no model."
+import copy, csv, io, json, os, pickle, shutil, subprocess, sys, warnings
+from pathlib import Path
+
+import numpy as np, pytest, torch
+from click.testing import CliRunner
+from PIL import Image
+
+from gear_fastai.cache import PhotoCache, cache_folder
+from gear_fastai.cli import main
+from gear_fastai.folder import ModelError
+from gear_fastai.inference import GearClassifier, Prediction, classifier, default_model, predict, predict_folder, show_predictions, write_csv
+from gear_fastai.photo import open_photo, to_array
+from photo_files import drawing, encoded
+
+clf = GearClassifier()
+raw = encoded(drawing((300, 200)), 'jpeg')
+BYTES, CHINESE = os.fsdecode(b'caf\xe9.jpeg'), '登山靴.jpg'
+
+
+@pytest.fixture
+def inbox(tmp_path):
+    "A folder with a space in its name, photos with names that few consoles can print, and files that are no photos"
+    folder = tmp_path/'my photos'
+    folder.mkdir()
+    for name in (BYTES, CHINESE, 'plain.jpg'): (folder/name).write_bytes(raw)
+    for name in ('a.mov', 'b.mov', 'c.pdf', 'notes.txt'): (folder/name).write_bytes(b'x')
+    return folder
+
+
+# --- what is kept of a photo
+
+def test_predictions_keep_no_photos(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), np.uint8)
+    image = Image.fromarray(noise)
+    for src in (noise, image, encoded(image, 'png'), io.BytesIO(encoded(image, 'jpeg')), torch.from_numpy(noise).permute(2, 0, 1)):
+        p = clf.predict(src)
+        assert len(pickle.dumps(p)) < 60_000 and max(open_photo(p.photo).size) == 224 and '<img' in p._repr_html_()
+        assert len(pickle.dumps(clf.predict([src])[0])) < 60_000
+    assert clf.predict(['gone.jpg', None])[1].photo is None
+    assert (clf.predict(noise).probabilities == pickle.loads(pickle.dumps(clf.predict(noise))).probabilities)
+    tiny = clf.predict(np.zeros((1, 3, 3), np.uint8))
+    assert open_photo(tiny.photo).size == (3, 1)
+
+
+def test_files_and_models_are_found_after_chdir(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(default_model(), 'models/mine')
+    Path('a.png').write_bytes(encoded(drawing(), 'png'))
+    mine, p = GearClassifier('models/mine'), predict('a.png', 'models/mine')
+    assert repr(mine).startswith("GearClassifier('models/mine')") and p.path == 'a.png'
+    sent = pickle.dumps((mine, p))
+    (tmp_path/'elsewhere').mkdir()
+    monkeypatch.chdir(tmp_path/'elsewhere')
+    assert '<img' in p._repr_html_() and show_predictions([p]).axes[0].images
+    for again in (copy.copy(mine), copy.deepcopy(mine), pickle.loads(sent)[0]): assert again.predict('../a.png').probabilities == p.probabilities
+    assert pickle.loads(sent)[1] == p and classifier(mine.folder).folder == mine.folder
+
+
+# --- what is no model
+
+def test_what_is_no_model_is_told_in_one_line(tmp_path):
+    from fastai.vision.all import DataLoaders, Learner, nn
+    learn = Learner(DataLoaders([], []), nn.Linear(1, 1), loss_func=nn.MSELoss())
+    (tmp_path/'export.pkl').write_bytes(b'x')
+    shutil.copytree(default_model(), tmp_path/'mine')
+    for model, why in ((learn, 'Learner: give a saved model: save_model'), (learn.model, 'Linear: give a saved model'), (tmp_path/'export.pkl', 'save_model'), ('gone.pth', 'not a model folder'),
+                       (tmp_path/'mine/model.onnx', 'give its folder'), (tmp_path/'mine/gear.json', 'give its folder'), (dict(), 'dict: give the folder'), (tmp_path, 'holds several models .mine.; give one'), ('resnet18', '^resnet18: no such model folder')):
+        for ask in (lambda: predict(raw, model), lambda: GearClassifier(model), lambda: next(predict_folder(tmp_path, model))):
+            with pytest.raises(ModelError, match=why) as e: ask()
+            assert '\n' not in str(e.value)
+
+
+# --- names
+
+def test_home_folder(inbox, tmp_path, monkeypatch):
+    shutil.copytree(default_model(), tmp_path/'models/mine')
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert GearClassifier('~/models/mine').folder == tmp_path/'models/mine'
+    assert predict('~/my photos/plain.jpg', '~/models/mine').error is None
+    monkeypatch.setenv('GEAR_FASTAI_MODEL', '~/models/mine')
+    assert default_model() == tmp_path/'models/mine' and predict(raw).path is None
+    monkeypatch.setenv('GEAR_FASTAI_CACHE', '~/decoded')
+    assert cache_folder() == tmp_path/'decoded'
+    assert CliRunner().invoke(main, ['predict', '~/my photos', '--model', '~/models/mine']).output.count('%') == 3
+
+
+def test_cache_takes_any_name(inbox, tmp_path):
+    paths = [inbox/BYTES, inbox/CHINESE]
+    print(*predict(paths), file=io.TextIOWrapper(io.BytesIO(), 'utf-8'))
+    for _ in range(2): assert np.array_equal(PhotoCache(paths, 32, tmp_path/'cache').batch([0, 1]), np.stack([to_array(raw, 32)]*2))
+
+
+def test_folder_tells_what_is_left_out(inbox):
+    with pytest.warns(UserWarning, match=r'my photos: left out: 2 \.mov, 1 \.pdf$'): assert len(list(predict_folder(inbox))) == 3
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert all(p.error is None for p in predict(sorted(inbox.glob('*.jp*g'))))
+
+
+@pytest.mark.parametrize('encoding', ['cp1252', 'ascii', 'utf-8'])
+def test_any_console(inbox, encoding):
+    "Redirected output; tables and JSON are always UTF-8"
+    def run(*args):
+        done = subprocess.run([sys.executable, '-m', 'gear_fastai.cli', 'predict', *args], capture_output=True, env=os.environ | dict(PYTHONIOENCODING=encoding))
+        assert done.returncode == 0 and b'left out: 2 .mov, 1 .pdf' in done.stderr, done.stderr
+        return done.stdout
+    (inbox/'broken 靴.jpg').write_bytes(b'x')
+    assert len(run(inbox).splitlines()) == 4
+    rows = list(csv.DictReader(io.StringIO(run(inbox, '--csv').decode('utf-8'), newline='')))
+    assert {Path(r['path']).name for r in rows} == {'caf\\udce9.jpeg', CHINESE, 'plain.jpg', 'broken 靴.jpg'}
+    if encoding == 'cp1252': assert {Path(json.loads(l)['path']).name for l in run(inbox, '--json').splitlines()} == {BYTES, CHINESE, 'plain.jpg', 'broken 靴.jpg'}
+
+
+def test_summary_of_the_command(tmp_path):
+    (tmp_path/'broken.jpg').write_bytes(b'x')
+    said = CliRunner().invoke(main, ['predict', str(tmp_path/'broken.jpg')])
+    assert said.exit_code == 1 and '1 of 1 could not be read' in said.output
+    (tmp_path/'inbox').mkdir()
+    (tmp_path/'inbox/a.mov').write_bytes(b'x')
+    said = CliRunner().invoke(main, ['predict', str(tmp_path/'inbox')])
+    assert said.exit_code == 1 and said.output.strip() == f"Error: {tmp_path/'inbox'}: no photos in it; left out: 1 .mov"
+
+
+# --- class names
+
+def test_classes_may_be_called_as_columns(tmp_path):
+    labels = ['path', 'label', 'confidence', 'error', 'top1', 'class error', 'boots', 'caf\udce9']
+    p = Prediction(None, .5, dict.fromkeys(labels, .125), 'a.jpg')
+    with open(tmp_path/'a.csv', 'w', newline='', encoding='utf-8') as f: write_csv([p, Prediction(path=BYTES, error=f'{BYTES}: gone')], f, labels)
+    with open(tmp_path/'a.csv', newline='', encoding='utf-8') as f: rows = list(csv.reader(f))
+    assert len(set(rows[0])) == len(rows[0]) == 4 + 8 + 1
+    assert rows[0][:4] + rows[0][-1:] == ['path', 'label', 'confidence', 'top1', 'error'] and rows[1][:4] == ['a.jpg', '', '0.5', 'path']
+    assert rows[2][0] == 'caf\\udce9.jpeg'
+
+
+def test_titles_of_any_class_name():
+    names = ['$50_to_$100', 'a^2_{x', r'\alpha', 'Größe', 'сапоги', '登山靴', 'caf\udce9']
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        fig = show_predictions([Prediction(n, .9, {n: .9}, photo=raw) for n in names], truth=names[1:] + names[:1])
+        fig.savefig(io.BytesIO())
+    assert fig.axes[0].get_title() == '$50_to_$100\n90%, but a^2_{x' and not fig.axes[0].title.get_parse_math()
+    assert len(said) <= 1, [str(w.message) for w in said]                       # of fonts that are missing here, once
+
+
+def test_figure_is_drawn_once():
+    "As the last line of a notebook's cell, in the middle of one, and when it is looked at again"
+    from execnb.shell import CaptureShell
+    from matplotlib import pyplot
+    pyplot.close('all')                                                         # those of other tests
+    shell = CaptureShell()
+    def images(code): return sum('image/png' in o.get('data', {}) for o in shell.run(code))
+    assert images(f'%matplotlib inline\nfrom gear_fastai.inference import Prediction, show_predictions\nps = [Prediction("boots", .9, photo={encoded(drawing(), "png")!r})]') == 0
+    for code in ('show_predictions(ps)', 'fig = show_predictions(ps)', 'fig', 'show_predictions(ps)\n1', 'import matplotlib.pyplot as plt\nfig = show_predictions(ps)\nplt.show()'):
+        assert images(code) == 1, code
+    assert images('import io, pickle\nfig.savefig(buf := io.BytesIO())\nassert buf.tell() and pickle.dumps(fig)') == 0
+
+
+def test_photo_that_is_gone_leaves_an_empty_place(tmp_path):
+    (tmp_path/'a.png').write_bytes(raw)
+    p = predict(tmp_path/'a.png')
+    (tmp_path/'a.png').unlink()
+    fig = show_predictions([p])
+    assert not fig.axes[0].images and 'img' not in p._repr_html_()
