@@ -29,7 +29,7 @@ class Prediction:
     probabilities: dict = field(default_factory=dict, repr=False)  # class → probability
     path: str = None  # where the photo came from, if from a file
     error: str = None  # in a batch: why there is no label, starting with the photo's name
-    photo: object = field(default=None, repr=False, compare=False)  # for showing it: where its file is, or a thumbnail (bytes) of a photo in memory
+    photo: object = field(default=None, repr=False, compare=False)  # its file, or a thumbnail (bytes) of a photo in memory
     similarity: float = None  # cosine with the most similar photo that the model was trained on, see `calibration`
 
     @property
@@ -88,15 +88,17 @@ def _model_folder(model):
     if model is None: return default_model().absolute()
     if not isinstance(model, (str, os.PathLike)):
         kind = type(model).__name__
-        if hasattr(model, 'state_dict') or hasattr(model, 'dls'): raise ModelError(f"{kind}: give a saved model: save_model(learn, 'models/mine'), then 'models/mine'")
-        raise ModelError(f'{kind}: give the folder of a saved model')
+        in_memory = hasattr(model, 'state_dict') or hasattr(model, 'dls')           # of torch or fastai
+        way_out = "give a saved model: save_model(learn, 'models/mine'), then 'models/mine'" if in_memory else 'give the folder of a saved model'
+        raise ModelError(f'{kind}: {way_out}')
     folder = Path(model).expanduser()
     inside = sorted(f.parent.name for f in folder.glob('*/gear.json')) if not (folder/'gear.json').is_file() else []
     if inside: raise ModelError(f'{model}: holds several models ({", ".join(inside[:5])}); give one of them')
-    if (folder.parent/'gear.json').is_file() and folder.is_file(): raise ModelError(f'{model}: a file of a saved model; give its folder, {folder.parent}')
-    if folder.suffix in ('.pkl', '.pth', '.pt'): raise ModelError(f"{model}: not a model folder; a Learner is made into one with save_model(learn, 'models/mine')")
-    if not folder.is_absolute() and not folder.is_dir(): return folder                                              # so that the error names it as you did
-    return folder.absolute()
+    if folder.is_file() and (folder.parent/'gear.json').is_file():
+        raise ModelError(f'{model}: a file of a saved model; give its folder, {folder.parent}')
+    if folder.suffix in ('.pkl', '.pth', '.pt'):
+        raise ModelError(f"{model}: not a model folder; a Learner is made into one with save_model(learn, 'models/mine')")
+    return folder.absolute() if folder.is_dir() else folder                 # the error names it as you did
 
 def _path(src): return os.fspath(src) if isinstance(src, (str, os.PathLike)) else None
 def _cores(): return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
@@ -177,7 +179,8 @@ class GearClassifier(_SavedNetwork):
     def _prediction(self, src, kept, probs, similarity):
         best = int(probs.argmax())
         label = None if self.threshold is not None and similarity < self.threshold else self.labels[best]
-        return Prediction(label, float(probs[best]), dict(zip(self.labels, probs.tolist())), _path(src), photo=kept, similarity=None if np.isnan(similarity) else float(similarity))
+        similarity = None if np.isnan(similarity) else float(similarity)
+        return Prediction(label, float(probs[best]), dict(zip(self.labels, probs.tolist())), _path(src), photo=kept, similarity=similarity)
 
     def predict(self,
         photos,  # anything `open_photo` takes, or a list of such
@@ -213,7 +216,7 @@ class GearClassifier(_SavedNetwork):
         folder,  # searched with its sub-folders
         progress: bool = False,  # show how far it has come
     ):  # generator of `Prediction`
-        "Classify every photo in a folder, one after the other; a bad file is a `Prediction` with `.error`, and a warning at the end says which files are no photos"
+        "Classify every photo in a folder; a bad file is a `Prediction` with `.error`; a warning tells of files that are no photos"
         answers = self.stream(_list_and_tell(folder))
         if not progress: return answers
         from tqdm.auto import tqdm
@@ -260,7 +263,7 @@ def write_csv(
     file,  # to write to, opened with newline=''
     labels: list,  # the classes, a column each
 ):
-    "Write predictions as they come, a row each: path, label (empty: not sure), confidence, `top1`, the probability of each class, error"
+    "Write a row for each prediction as it comes: path, label, confidence, `top1`, the probability of each class, error"
     rows = csv.writer(file, lineterminator='\n')
     rows.writerow(map(_plain, [*_COLUMNS, *(_column(label, labels) for label in labels), 'error']))
     for p in predictions:

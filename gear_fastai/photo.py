@@ -14,8 +14,9 @@ from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 import numpy as np
-from PIL import Image, ImageFile, BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin  # the plugins: to be ready for `formats`
-from PIL import AvifImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import Image, ImageFile
+# the plugins that `FORMATS` needs
+from PIL import AvifImagePlugin, BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 # %% ../nbs/00_photo.ipynb #788319c7
 class PhotoError(ValueError):
@@ -26,7 +27,7 @@ def _name(src):
     "How a message calls `src`"
     if isinstance(src, (str, os.PathLike)): return os.fspath(src)
     if isinstance(src, (bytes, bytearray, memoryview)): return f'<{len(src)} bytes>'
-    if hasattr(src, 'shape'): return f'<array of shape {tuple(src.shape)}, {src.dtype}>'
+    if hasattr(src, 'dtype'): return f'<array of shape {tuple(src.shape)}, {src.dtype}>'
     return str(getattr(src, 'filename', None) or getattr(src, 'name', None) or f'<{type(src).__name__}>')
 
 # %% ../nbs/00_photo.ipynb #49a8be01
@@ -54,7 +55,9 @@ def _from_tensor(t):
 # %% ../nbs/00_photo.ipynb #662eaa37
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'AVIF', 'HEIF')  # what is decoded; anything else is refused unread
 
-def _is_heif(start): return start[4:8] == b'ftyp' and start[8:12] in (b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'hevm', b'hevs', b'mif1', b'msf1')
+_HEIF = [b'ftyp' + brand.encode() for brand in 'heic heix heim heis hevc hevx hevm hevs mif1 msf1'.split()]
+
+def _is_heif(start): return start[4:12] in _HEIF
 
 def _open_heif(fp, filename=None):
     from pillow_heif import HeifImageFile          # here, since most never see such a photo
@@ -65,7 +68,8 @@ if 'HEIF' not in Image.OPEN: Image.register_open('HEIF', _open_heif, _is_heif)
 def _open_path(path):
     "The undecoded PIL image in a file"
     full = os.path.expanduser(path)
-    if os.path.isdir(full): raise PhotoError(f'{path}: ' + ('is a folder; name a photo in it, or use `predict_folder`' if _may_look(full) else 'no permission to look into it'))
+    if os.path.isdir(full) and not _may_look(full): raise PhotoError(f'{path}: no permission to look into it')
+    if os.path.isdir(full): raise PhotoError(f'{path}: is a folder; name a photo in it, or use `predict_folder`')
     if not os.path.exists(full): raise PhotoError(f'{path}: {_why_gone(os.fspath(full))}')
     if os.path.getsize(full) == 0: raise PhotoError(f'{path}: the file is empty')
     return _open_file(full)
@@ -124,7 +128,7 @@ def _own(im):
 def _opened_again(im):
     own = type(im)(io.BytesIO(_content(im.fp)))
     if im.tell() != own.tell(): own.seek(im.tell())
-    own.info.clear()                                                        # not replaced: a PNG adds what stands behind the pixels
+    own.info.clear()                                        # not replaced: a PNG adds what stands behind the pixels
     own.info.update(im.info)
     return own
 
@@ -145,7 +149,8 @@ def _on_white(im):
     return white
 
 # %% ../nbs/00_photo.ipynb #780757be
-_NUMBERS = {1: 'B', 3: 'H', 4: 'L', 5: 'LL', 6: 'b', 8: 'h', 9: 'l', 10: 'll', 11: 'f', 12: 'd', 13: 'L', 16: 'Q'}  # TIFF's types, as `struct` calls them
+# TIFF's types, as `struct` calls them
+_NUMBERS = {1: 'B', 3: 'H', 4: 'L', 5: 'LL', 6: 'b', 8: 'h', 9: 'l', 10: 'll', 11: 'f', 12: 'd', 13: 'L', 16: 'Q'}
 
 def _exif_orientation(exif):
     "The orientation in EXIF data; 0 if it is no number from 1 to 8, None if there is none"
@@ -178,8 +183,8 @@ def _whole(value):
     return int(number) if number in range(1, 9) else 0
 
 # %% ../nbs/00_photo.ipynb #43e0797b
-_TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
-          6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
+_TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
 
 def _exif(im):
     "The raw EXIF data of an image"
@@ -191,9 +196,9 @@ def _exif(im):
 
 def _noted(im):
     "The orientation in the EXIF data, or in a TIFF's own tags, or set in memory; None if there is none"
-    for tags in (getattr(im, 'tag_v2', None), im._exif if im._exif is not None and im._exif._loaded else None):
-        try: value = tags.get(0x0112) if tags is not None else None
-        except Exception: value = None                                      # a malformed tag
+    for tags in (getattr(im, 'tag_v2', None), im._exif):
+        try: value = tags.get(0x0112)
+        except Exception: value = None                                      # no tags, or a malformed one
         if value is not None: return _whole(value)
     return _exif_orientation(_exif(im))
 
@@ -204,23 +209,24 @@ def orientation(
     if im.format == 'HEIF': return 1                                        # its decoder turns it
     value = _noted(im)
     if value is None:
-        xmp = im.info.get('XML:com.adobe.xmp') or im.info.get('xmp') or b''
-        found = re.search(rb'tiff:Orientation\s*(?:=\s*["\']|>)\s*([1-8])', xmp if isinstance(xmp, bytes) else str(xmp).encode(errors='replace'))
+        xmp = im.info.get('XML:com.adobe.xmp') or im.info.get('xmp') or ''
+        text = xmp.decode('latin-1') if isinstance(xmp, bytes) else str(xmp)
+        found = re.search(r'tiff:Orientation\s*(?:=\s*["\']|>)\s*([1-8])', text)
         value = int(found[1]) if found else 1
     return value or 1
 
 def _upright(im):
     "An image decoded, and turned as it says"
-    if im.format == 'TIFF' and im.tile: im.load_end = lambda: None          # Pillow's own reads all tags, and may fail over any
+    if im.format == 'TIFF' and im.tile: im.load_end = lambda: None  # Pillow's own reads all tags, and may fail over any
     im.load()
     turn = _TURNS.get(orientation(im))
-    if 'load_end' in vars(im): im = im._new(im.im)                          # Pillow's size of it was that of the turned one
+    if 'load_end' in vars(im): im = im._new(im.im)                  # Pillow's size of it was that of the turned one
     return im if turn is None else im.transpose(turn)
 
 # %% ../nbs/00_photo.ipynb #24901f96
 @lru_cache(maxsize=16)
 def _to_srgb(profile):
-    "The mode that an ICC profile is about, and the transform from there to sRGB, None if it changes nothing; (None, None) if the profile is broken"
+    "The mode that an ICC profile is about, and its transform to sRGB; None if it changes nothing, or is broken"
     from PIL import ImageCms                                                # here, since few photos need it
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -248,7 +254,8 @@ def _shrunk(im, size):
 
 def _from_lab(im):
     from PIL import ImageCms
-    return ImageCms.profileToProfile(im, ImageCms.createProfile('LAB'), ImageCms.createProfile('sRGB'), outputMode='RGB')
+    lab, srgb = ImageCms.createProfile('LAB'), ImageCms.createProfile('sRGB')
+    return ImageCms.profileToProfile(im, lab, srgb, outputMode='RGB')
 
 # %% ../nbs/00_photo.ipynb #bd02fbbb
 MAX_PIXELS = 100_000_000  # decoded; larger pictures are refused, so that a photo never takes more than about a gigabyte
@@ -387,11 +394,20 @@ def thumbnail(
     return buf.getvalue()
 
 # %% ../nbs/00_photo.ipynb #dd2cb25e
-SUFFIXES = {'.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.gif', '.bmp', '.tif', '.tiff', '.avif', '.heic', '.heif', '.hif'}
-_PROGRAMS = {'@eadir', '#recycle', '@recycle', '#snapshot', '$recycle.bin', 'recycler', 'system volume information', '__macosx', 'lost+found', '__pycache__'}
-_RAW = set('.3fr .arw .cr2 .dcr .dng .erf .fff .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raw .rw2 .rwl .sr2 .srf .srw .thm'.split())  # a TIFF or JPEG inside, but a preview at best
+SUFFIXES = set('.jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .avif .heic .heif .hif'.split())
+
+# folders that programs make for themselves
+_PROGRAMS = {'@eadir', '#recycle', '@recycle', '#snapshot', '$recycle.bin', 'recycler', 'system volume information',
+             '__macosx', 'lost+found', '__pycache__'}
+# files that begin like a TIFF or JPEG, but hold raw data and a small preview
+_RAW = set('.3fr .arw .cr2 .dcr .dng .erf .fff .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raw .rw2 .rwl .sr2 .srf '
+           '.srw .thm'.split())
 _UNFINISHED = {'.part', '.partial', '.crdownload', '.download', '.tmp'}
-_BESIDE = set('.csv .tsv .json .jsonl .txt .md .html .xml .yaml .yml .toml .ini .cfg .log .py .ipynb .xmp .aae .db .info .url .lnk'.split())  # notes, tables and settings beside photos
+# notes, tables and settings beside photos
+_BESIDE = set('.csv .tsv .json .jsonl .txt .md .html .xml .yaml .yml .toml .ini .cfg .log .py .ipynb .xmp .aae .db .info '
+              '.url .lnk'.split())
+_BESIDE_NAMES = {'readme', 'license', 'licence', 'makefile', 'icon\r', '_success'}
+_BMP = (b'\x0c\0\0\0', b'\x28\0\0\0', b'\x6c\0\0\0', b'\x7c\0\0\0')  # sizes of a BMP's second header
 
 def _suffix(name):
     "The suffix of a file's name in lower case; '' if what follows the last dot is none"
@@ -404,7 +420,7 @@ def _starts_like_photo(path):
         if not stat.S_ISREG(os.stat(path).st_mode): return False           # reading from a pipe would wait forever
         with open(path, 'rb') as f: start = f.read(18)
     except OSError: return False
-    if start[:2] == b'BM': return start[14:18] in (b'\x0c\0\0\0', b'\x28\0\0\0', b'\x6c\0\0\0', b'\x7c\0\0\0')     # many texts begin with BM
+    if start[:2] == b'BM': return start[14:18] in _BMP              # a text may begin with BM
     return any(Image.OPEN[f][1](start[:16]) for f in FORMATS if f != 'BMP')
 
 def _is_photo(path, suffixes):
@@ -418,7 +434,7 @@ def _count(left_out, name):
     "Count a file that is no photo, unless such files usually lie beside photos"
     if left_out is not None and not _is_beside(name): left_out[_suffix(name) or '(no suffix)'] += 1
 
-def _is_beside(name): return _suffix(name) in _BESIDE or name.lower() in ('readme', 'license', 'licence', 'makefile', 'icon\r', '_success')
+def _is_beside(name): return _suffix(name) in _BESIDE or name.lower() in _BESIDE_NAMES
 
 def left_out_words(
     left_out,  # suffix → number of files, as `list_photos` counts them
@@ -450,7 +466,7 @@ def _folders(top):
 
 def list_photos(
     folder,  # searched with its sub-folders
-    suffixes: set = SUFFIXES,  # of the files that are wanted, in lower case; if all of `SUFFIXES` are, other files are looked into
+    suffixes: set = SUFFIXES,  # of the wanted files, in lower case; other files are looked into if it has all of `SUFFIXES`
     left_out: Counter = None,  # counts the files that are no photos: suffix, or '(no suffix)' → files
 ) -> iter:  # of `Path`, sorted within each folder
     "Stream the photos in `folder`, and locked folders as they are; `PhotoError` if there is no such folder"

@@ -10,7 +10,7 @@ from gear_fastai.cache import PhotoCache, cache_folder
 from gear_fastai.cli import main
 from gear_fastai.folder import ModelError
 from gear_fastai.inference import GearClassifier, Prediction, classifier, default_model, predict, predict_folder, show_predictions, write_csv
-from gear_fastai.photo import open_photo, to_array
+from gear_fastai.photo import PhotoError, open_photo, to_array
 from photo_files import drawing, encoded
 
 clf = GearClassifier()
@@ -69,6 +69,13 @@ def test_what_is_no_model_is_told_in_one_line(tmp_path):
         for ask in (lambda: predict(raw, model), lambda: GearClassifier(model), lambda: next(predict_folder(tmp_path, model))):
             with pytest.raises(ModelError, match=why) as e: ask()
             assert '\n' not in str(e.value)
+
+
+def test_images_are_named_beside_fastai():
+    "fastai gives each PIL image a shape, as arrays have"
+    import fastai.vision.core
+    with Image.open(io.BytesIO(raw)) as im: pass
+    with pytest.raises(PhotoError, match='^<JpegImageFile>: unreadable'): open_photo(im)
 
 
 # --- names
