@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from tqdm.auto import tqdm
 from .calibration import calibration_error
-from .data import DataError, MANIFEST, _expand, _list, _tell, compare_manifest, file_digest, fold_splits, list_dataset, product
+from .data import DataError, MANIFEST, _check_folder, _expand, _list, _tell, compare_manifest, file_digest, fold_splits, list_dataset, product
 from .data import read_splits, shell_command, source, split_dataset
 from .folder import read_gear
 from .inference import GearClassifier, classifier
@@ -30,6 +30,7 @@ def photos_to_score(
 ) -> pd.DataFrame:  # path, label, group
     "Choose the photos of an evaluation; `DataError` if there are none, a warning if some are gone or new"
     folder = _expand(folder)
+    _check_folder(folder)
     if split not in ('valid', 'test', 'all'): raise DataError(f"split '{split}': choose 'valid', 'test' or 'all'")
     if split == 'all':
         df = _all_photos(folder)

@@ -273,7 +273,7 @@ def _card(name, about):
     m, d, p, c, teacher = about['metrics'], about['data'], about['preprocessing'], about.get('calibration', {}), about['notes'].get('teacher')
     figures = ', '.join(f'{k} {v:.4g}' for k, v in m.items() if isinstance(v, (int, float)))
     taught = f' It was taught by a `{teacher}` with pretrained weights, none of which are in it.' if teacher else ''
-    tests = '\n'.join(f"- {e['what']}: accuracy {e['accuracy']:.1%} (95 % interval {e['accuracy_ci95'][0]:.1%} to {e['accuracy_ci95'][1]:.1%}), "
+    tests = '\n'.join(f"- {e['what']}: accuracy {e['accuracy']:.1%} (most probable class, rejected photos included; 95 % interval {e['accuracy_ci95'][0]:.1%} to {e['accuracy_ci95'][1]:.1%}), "
                       f"macro-F1 {e['macro_f1']:.3f}, {e['n']} photos" for e in about['evaluations'])
     calibrated = (f"**Calibrated** on {c['photos']} validation photos: temperature {about['temperature']:.2f}; expected calibration error there {c['calibration_error']['before']:.1%} before, "
                   f"{c['calibration_error']['after']:.1%} after. A photo whose features have a cosine of less than {about['rejection_threshold']:.3f} with those of every training photo is \"not sure\" "
@@ -569,6 +569,7 @@ def _fit(learn, epochs, lr, head, cbs, saver, seed, progress):
             learn.model = unwrap_model(learn.model)
             learn('after_cancel_batch')                                     # in the midst of one, perhaps
             with contextlib.suppress(OSError): saver.flush(learn)           # on a full disk it is kept in the checkpoint
+            with contextlib.suppress(OSError): saver.dest.rmdir()           # if nothing was saved
             raise
 
 # %% ../nbs/05_model.ipynb #e619714f
