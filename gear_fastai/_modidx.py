@@ -573,6 +573,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'gear_fastai.photo._is_heif': ('photo.html#_is_heif', 'gear_fastai/photo.py'),
                                    'gear_fastai.photo._is_ours': ('photo.html#_is_ours', 'gear_fastai/photo.py'),
                                    'gear_fastai.photo._is_photo': ('photo.html#_is_photo', 'gear_fastai/photo.py'),
+                                   'gear_fastai.photo._is_unturned': ('photo.html#_is_unturned', 'gear_fastai/photo.py'),
                                    'gear_fastai.photo._lock': ('photo.html#_lock', 'gear_fastai/photo.py'),
                                    'gear_fastai.photo._may_look': ('photo.html#_may_look', 'gear_fastai/photo.py'),
                                    'gear_fastai.photo._name': ('photo.html#_name', 'gear_fastai/photo.py'),

@@ -91,9 +91,17 @@ def _without_exif(avif):
     exif = _avif.AvifDecoder(avif, 'auto', 1).get_info()[4].removeprefix(b'Exif\0\0')
     return avif.replace(exif, b'II*\0\x08\0\0\0\0\0'.ljust(len(exif), b'\0'), 1)
 
+def _is_unturned(heif):
+    "Does a HEIF file lack a rotation of its own? Then its decoder leaves it as it is, whatever its EXIF says"
+    start = heif.getvalue() if isinstance(heif, io.BytesIO) else Path(heif).read_bytes()
+    return not re.search(b'irot|imir', start[:1 << 16])
+
 def _open_file(f):
     "The undecoded PIL image in a path or a file object of ours"
-    try: return Image.open(f, formats=FORMATS)
+    try:
+        im = Image.open(f, formats=FORMATS)
+        if im.format == 'HEIF': im.info['unturned'] = _is_unturned(f)
+        return im
     except Image.DecompressionBombError: raise
     except Exception:
         raw = f.getvalue() if isinstance(f, io.BytesIO) else Path(f).read_bytes()
@@ -206,7 +214,7 @@ def orientation(
     im: Image.Image,  # a PNG must have been decoded, since its note may stand behind the pixels
 ) -> int:  # 1 to 8, as in EXIF; 1: upright
     "The orientation in a photo's EXIF or XMP data, however malformed the rest is"
-    if im.format == 'HEIF': return 1                                        # its decoder turns it
+    if im.format == 'HEIF': return im.info.get('unturned') and im.info.get('original_orientation') or 1         # else its decoder has turned it
     value = _noted(im)
     if value is None:
         xmp = im.info.get('XML:com.adobe.xmp') or im.info.get('xmp') or ''

@@ -186,6 +186,16 @@ def test_avif_with_malformed_exif():
         assert same(open_photo(avif_with(good, data)), upright)
 
 
+def test_heic_that_notes_its_orientation_in_exif_alone():
+    "As some converters write it: the file has no rotation of its own, so its decoder leaves it lying"
+    for value in range(2, 9):
+        note = Image.Exif()
+        note[0x112] = value
+        pillow_heif.from_pillow(lying(upright, value)).save(buf := io.BytesIO(), quality=90, exif=note)
+        assert b'irot' not in buf.getvalue() and b'imir' not in buf.getvalue()
+        assert same(open_photo(buf.getvalue()), upright) and upright_size(buf.getvalue()) == upright.size, value
+
+
 def test_size_as_it_is_looked_at():
     for value in range(1, 9):
         turned, note = lying(upright, value), exif([tag(0x112, SHORT, [value])])
