@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from unittest.mock import patch
 from .folder import ModelError
 from .inference import GearClassifier, _cores
-from .photo import PhotoError, SUFFIXES, left_out_words, list_photos
+from .photo import PhotoError, SUFFIXES, _PROGRAMS, _count, left_out_words, list_photos
 
 # %% ../nbs/06b_bulk.ipynb #e6ab58fa
 class CatalogueError(ValueError):
@@ -52,22 +52,26 @@ def _open(place):
     store, base = _root(f'{scheme}://{bucket}')
     return store, f'{base}/{key}'.rstrip('/')
 
-def _stored(place):
-    "What is in a folder of a store, with the names that `_open` takes"
+def _stored(place, left_out=None):
+    "What is in a folder of a store, with the names that `_open` takes; told by suffix alone, since looking into files would fetch them"
     from pyarrow import fs
     store, path = _open(place)
     info = store.get_file_info(path)
     if info.type == fs.FileType.NotFound: raise PhotoError(f'{place}: no such folder or file')
     if info.type == fs.FileType.File: return [place]
     before = len(path)
-    inside = (f.path[before:] for f in store.get_file_info(fs.FileSelector(path, recursive=True)) if f.type == fs.FileType.File)
+    try: files = [f.path[before:] for f in store.get_file_info(fs.FileSelector(path, recursive=True)) if f.type == fs.FileType.File]
+    except UnicodeDecodeError: raise CatalogueError(f'{place}: the name of a file in it is not UTF-8; rename the file, or give the folder without {place.split("://")[0]}://') from None
+    inside = [p for p in files if not any(part.startswith('.') or part.lower() in _PROGRAMS for part in p.split('/'))]
+    for p in inside:
+        if not _wanted(p): _count(left_out, os.path.basename(p))
     return sorted(place.rstrip('/') + p for p in inside if _wanted(p))
 
-def _wanted(path): return not any(part.startswith('.') for part in path.split('/')) and os.path.splitext(path)[1].lower() in SUFFIXES | {'.parquet'}
+def _wanted(path): return os.path.splitext(path)[1].lower() in SUFFIXES | {'.parquet'}
 
 def _names(place, left_out=None):
     "The photos and Parquet files in a folder, on disk or in a store; or the one file that `place` is"
-    if '://' in place: return _stored(place)
+    if '://' in place: return _stored(place, left_out)
     return map(str, list_photos(place, SUFFIXES | {'.parquet'}, left_out)) if os.path.isdir(place) else [place]
 
 # %% ../nbs/06b_bulk.ipynb #c3d4f298

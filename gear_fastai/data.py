@@ -45,7 +45,7 @@ def _expand(path):
     "`path` with `~` as the home folder"
     return Path(os.path.expanduser(path))
 
-# %% ../nbs/01_data.ipynb #bd82d66a
+# %% ../nbs/01_data.ipynb #2ee4b7de
 def shell_command(
     *words,  # arguments of `gear-fastai`
 ) -> str:
@@ -53,7 +53,7 @@ def shell_command(
     words = ['gear-fastai', *map(str, words)]
     return subprocess.list2cmdline(words) if os.name == 'nt' else shlex.join(words)
 
-# %% ../nbs/01_data.ipynb #8dd5a335
+# %% ../nbs/01_data.ipynb #baeb0db3
 @lru_cache(None)
 def _class_name(
     name: str,  # of a folder, or a label in a table
@@ -63,7 +63,7 @@ def _class_name(
     except UnicodeEncodeError: name = os.fsencode(name).decode('cp1252', 'replace')      # a folder name that is not UTF-8
     return unicodedata.normalize('NFC', name).strip()
 
-# %% ../nbs/01_data.ipynb #fa9f5f7a
+# %% ../nbs/01_data.ipynb #9297a7c9
 NONE = '_none'  # sub-folder for pictures of none of the classes
 _SPLIT_NAME = re.compile(r'(train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?)(?:[ _-]?(?:set|data|images))?', re.I)
 
@@ -97,7 +97,7 @@ def _split_classes(
     only_folders = not others and '' not in sides['train']
     return classes if only_folders and (shared or len(classes) > 1) else None
 
-# %% ../nbs/01_data.ipynb #6dc439f7
+# %% ../nbs/01_data.ipynb #bf108086
 MANIFEST = 'splits.csv'
 
 def _strings(values):
@@ -158,7 +158,7 @@ def _complete(df, name, folder):
             raise DataError(f'{name}: {n} of {len(df)} photos have no {column} yet; complete it with: {way}')
     return df
 
-# %% ../nbs/01_data.ipynb #4d45d7bb
+# %% ../nbs/01_data.ipynb #01b17801
 def _manifest_file(folder):
     "The manifest of a dataset folder, or the file itself"
     path = _expand(folder)
@@ -178,9 +178,10 @@ def _rows(file):
     return header, [row[:n] + [''] * (n - len(row)) for row in rows]
 
 def _as_on_disk(path, folder):
-    "`path` in the Unicode form that its file is called by"
-    if path.isascii(): return path
-    forms = [path, *(unicodedata.normalize(form, path) for form in ('NFC', 'NFD'))]
+    "`path` in the Unicode form that its file is called by, whether the table is in UTF-8 or in Excel's encoding"
+    if path.isascii() or os.path.isfile(folder/path): return path
+    excel = path.encode('utf-8', 'surrogateescape').decode('cp1252', 'replace')
+    forms = [unicodedata.normalize(form, p) for form in ('NFC', 'NFD') for p in (path, excel)]
     return next((p for p in forms if os.path.isfile(folder/p)), path)
 
 def _read_table(file):
@@ -290,7 +291,7 @@ def _notes(folder, paths, labels, classes):
     if (ours := [p for p in paths if _ours(p)]): yield f'{_photos(len(ours))} in data/ saved by this package ({_some(ours)}); left out'
     sides = sorted({p.split('/')[0] for p in paths if '/' in p and _split_name(p.split('/')[0])})
     if classes is not None: yield f'read as already split into {", ".join(sides)}; the classes are their sub-folders'
-    elif 'train' in map(_split_name, sides) and len(sides) > 1:
+    elif len(sides) > 1:
         yield f'{", ".join(sides)} are read as classes; to use them as a split, give each a sub-folder per class'
     where = 'no class folder of train' if classes is not None else 'no class folder'
     if (bare := [p for p, label in zip(paths, labels) if label is None and not _ours(p) and p not in locked]):
@@ -340,7 +341,7 @@ def list_dataset(
     _tell(folder, listing)
     return df
 
-# %% ../nbs/01_data.ipynb #3d4ab72d
+# %% ../nbs/01_data.ipynb #a0b1ed39
 @dataclass
 class ManifestChanges:
     "How a dataset folder differs from its manifest; true if it does, and in words as a string"
@@ -428,7 +429,7 @@ def source(
 def _without_split(path):
     "`train/boots/a.jpg` as `boots/a.jpg`, in composed Unicode"
     top, _, rest = path.partition('/')
-    return unicodedata.normalize('NFC', rest if '/' in rest and _split_name(top) else path)
+    return unicodedata.normalize('NFC', _printable(rest if '/' in rest and _split_name(top) else path))
 
 def product(
     path: str,  # `label/file name`
@@ -436,7 +437,7 @@ def product(
     "The product that a photo shows, by its file name"
     label, _, name = _without_split(path).rpartition('/')
     m = _variant.match(name)
-    return f'{label}/{m[1] or m[2]}' if m else path
+    return f'{label}/{m[1] or m[2]}' if m else _printable(path)
 
 # %% ../nbs/01_data.ipynb #130865ff
 def _chains(keys, order=None):
@@ -595,7 +596,7 @@ def _assign(group, fractions, rng, have):
         if not n: to[ids[min(free, key=lambda i: sizes[i])]] = name
     return [to[g] for g in group]
 
-# %% ../nbs/01_data.ipynb #f53a4a36
+# %% ../nbs/01_data.ipynb #691593f1
 _SIDES = ['train', 'valid', 'test']
 
 def _joined(group, split, sides=_SIDES):
@@ -928,11 +929,12 @@ def _new_folder(dest):
 @contextmanager
 def _speaking_of(name, tmp):
     "Errors and warnings about the temporary folder `tmp` call it `name`"
-    def reword(text): return re.sub(rf'{re.escape(str(tmp))}(/photos)?', lambda _: str(name), str(text))
+    def reword(text): return str(text).replace(str(tmp), str(name))
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter('always')
         try: yield
         except (DataError, PhotoError) as e: raise DataError(reword(e)) from None
+        except OSError as e: raise DataError(f'{name}: {e.strerror or e}') from None
         finally: messages = [(reword(w.message), w.category) for w in told]
     for text, category in messages: warnings.warn(text, category)
 
@@ -945,9 +947,11 @@ def unpack(
     archive, dest = _expand(archive), _new_folder(dest)
     if archive.is_dir(): raise DataError(f'{archive}: is a folder; it needs no unpacking')
     if not archive.exists(): raise DataError(f'{archive}: no such file')
-    dest.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=dest.parent, prefix='.unpacking-') as tmp:
-        root = Path(tmp).resolve()/'photos'
+    with _speaking_of(dest, dest.parent):
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        tmp = tempfile.TemporaryDirectory(dir=dest.parent, prefix='.unpacking-')
+    with tmp:
+        root = Path(tmp.name).resolve()/'photos'
         root.mkdir()
         with _speaking_of(archive, root):
             _extract(archive, root, max_bytes)

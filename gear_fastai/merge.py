@@ -109,12 +109,13 @@ def merge_datasets(
     folders, out = [_expand(f) for f in folders], _expand(out)
     names = _sources(folders, out)
     df = _relabeled(pd.concat([_table(f, n) for f, n in zip(folders, names)], ignore_index=True), classes or {})
-    out.parent.mkdir(parents=True, exist_ok=True)
-    tmp = Path(tempfile.mkdtemp(dir=out.parent, prefix=f'.{out.name}.'))
+    with _speaking_of(out, out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        tmp = Path(tempfile.mkdtemp(dir=out.parent, prefix=f'.{out.name}.'))
     try:
-        for d in {os.path.dirname(p) for p in df.new}: (tmp/d).mkdir(parents=True, exist_ok=True)
-        for r in df.itertuples(): _link(r.folder/r.path, tmp/r.new)
         with _speaking_of(out, tmp):
+            for d in {os.path.dirname(p) for p in df.new}: (tmp/d).mkdir(parents=True, exist_ok=True)
+            for r in df.itertuples(): _link(r.folder/r.path, tmp/r.new)
             if (df.side != '').any(): _write_manifest(tmp, df)
         tmp.chmod(0o755)
         if out.exists(): out.rmdir()

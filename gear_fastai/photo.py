@@ -414,6 +414,10 @@ def _is_photo(path, suffixes):
     return SUFFIXES <= suffixes and suffix not in _RAW | _UNFINISHED | _BESIDE and _starts_like_photo(path)
 
 # %% ../nbs/00_photo.ipynb #aa3fe0aa
+def _count(left_out, name):
+    "Count a file that is no photo, unless such files usually lie beside photos"
+    if left_out is not None and not _is_beside(name): left_out[_suffix(name) or '(no suffix)'] += 1
+
 def _is_beside(name): return _suffix(name) in _BESIDE or name.lower() in ('readme', 'license', 'licence', 'makefile', 'icon\r', '_success')
 
 def left_out_words(
@@ -457,4 +461,4 @@ def list_photos(
         yield from (root/d for d in dirs if not _may_look(root/d))          # opening it will tell that it is locked
         for name in files:
             if _is_photo(root/name, suffixes): yield root/name
-            elif left_out is not None and not _is_beside(name): left_out[_suffix(name) or '(no suffix)'] += 1
+            else: _count(left_out, name)

@@ -92,7 +92,8 @@ def _grid(answers, cols):
 def _draw_looked_at(fig, clf, answers, folder, rows, cols):
     axs = fig.subplots(rows, 2*cols, squeeze=False)
     for ax in axs.flat: ax.axis('off')
-    titles, text = drawable([f'{r.label},\ncalled {r.predicted} {r.confidence:.0%}' for r in answers.itertuples()])
+    called = ['called' if getattr(r, 'sure', True) else 'not sure, perhaps' for r in answers.itertuples()]
+    titles, text = drawable([f'{r.label},\n{how} {r.predicted} {r.confidence:.0%}' for how, r in zip(called, answers.itertuples())])
     for (left, right), title, path in zip(axs.reshape(-1, 2, copy=True), titles, answers.path):
         try: pixels = to_array(Path(folder)/path, clf.size)
         except PhotoError: continue

@@ -240,6 +240,12 @@ def test_a_manifest_in_another_unicode_form(tmp_path):
     splits.assign(path=[unicodedata.normalize('NFC', p) for p in splits.path]).to_csv(tmp_path/'splits.csv', index=False)
     assert read_splits(tmp_path).path.tolist() == splits.path.tolist() and not compare_manifest(tmp_path, read_splits(tmp_path))
 
+def test_a_table_in_the_encoding_of_excel(tmp_path):
+    classes(tmp_path, ['Strümpfe', 'Hüte'])
+    splits = split_dataset(tmp_path)
+    (tmp_path/'splits.csv').write_bytes(splits.to_csv(index=False, sep=';').encode('cp1252'))
+    assert read_splits(tmp_path).path.tolist() == splits.path.tolist() and set(read_splits(tmp_path).label) == {'Strümpfe', 'Hüte'}
+
 @pytest.mark.skipif(sys.platform in ('win32', 'darwin'), reason='file names are Unicode')
 def test_names_that_are_not_utf8(tmp_path, capsys):
     folder = classes(tmp_path/'gear')
@@ -250,6 +256,7 @@ def test_names_that_are_not_utf8(tmp_path, capsys):
     assert set(splits.label) == {'böts', 'tents'} and all((folder/p).is_file() for p in splits.path) and len(splits) == 17
     assert not told(compare_manifest, folder, splits)[0]
     photo(os.fsdecode(bytes(folder/'tents') + b'/\xff.jpeg'), 4000), photo(os.fsdecode(bytes(folder/'tents') + b'/\xfe.jpeg'), 4000)
+    assert splits.path.map(product).is_unique and set(splits.path.map(source)) == {''}
     report = told(audit, folder)[0]
     print(report), print(compare_manifest(folder, splits))
     str(report).encode()
@@ -419,6 +426,23 @@ def test_errors_of_archives_name_the_archive(tmp_path, damage):
     out = run('data', 'fetch', tmp_path/'new', '--url', archive, code=1)
     assert len(out.splitlines()) == 1 and str(archive) in out and '.unpacking' not in out and 'new/' not in out
     assert not (tmp_path/'new').exists() and not list(tmp_path.glob('.unpacking*'))
+
+def test_errors_of_writing_name_what_was_asked_for(tmp_path, monkeypatch):
+    a, b = classes(tmp_path/'a'), classes(tmp_path/'b', start=5000)
+    with zipfile.ZipFile(tmp_path/'a.zip', 'w') as z:
+        for p in a.rglob('*.png'): z.write(p, p.relative_to(a))
+    def full(*args, **kwargs): raise OSError(28, 'No space left on device', str(args))
+    with monkeypatch.context() as m:
+        m.setattr('zipfile.ZipFile.extract', full)
+        assert run('data', 'fetch', tmp_path/'new', '--url', tmp_path/'a.zip', code=1) == f'Error: {tmp_path}/a.zip: could not be unpacked (No space left on device)\n'
+    with monkeypatch.context() as m:
+        m.setattr('tempfile.mkdtemp', full)
+        for command in (('fetch', tmp_path/'new', '--url', tmp_path/'a.zip'), ('merge', tmp_path/'new', a, b)):
+            assert run('data', *command, code=1) == f'Error: {tmp_path}/new: No space left on device\n'
+    with monkeypatch.context() as m:
+        m.setattr('os.link', full), m.setattr('shutil.copyfile', full)
+        assert run('data', 'merge', tmp_path/'new', a, b, code=1) == f'Error: {tmp_path}/new: No space left on device\n'
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['a', 'a.zip', 'b']
 
 def test_an_archive_with_a_manifest(tmp_path):
     classes(tmp_path/'gear/photos', ['a'], n=12)

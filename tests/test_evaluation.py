@@ -60,8 +60,8 @@ def test_training_photos_are_found_after_another_split(home):
     write_splits(home/'gear', split_dataset(home/'gear', seed=5), force=True)
     test = read_splits(home/'gear').query("split == 'test'")
     ev, told = scored(home/'mine', home/'gear')
-    assert ev.seen_in_training >= test.path.isin(trained_on(home).path).sum() > 0
-    assert f'{ev.seen_in_training} of the {ev.n} photos' in told[0] and f'{ev.seen_in_training} of the {ev.n} photos' in str(ev)
+    assert ev.seen_in_training >= ev.trained_on == test.path.isin(trained_on(home).path).sum() > 0
+    assert f'trained on {ev.trained_on} of the {ev.n} photos' in told[0] and f'{ev.trained_on} of the {ev.n} photos' in str(ev)
     assert ev.to_dict()['seen_in_training'] == ev.seen_in_training
 
 
@@ -71,14 +71,14 @@ def test_training_photos_are_found_after_moves_and_renames(home):
         (home/'moved'/label).mkdir(parents=True, exist_ok=True)
         shutil.copy(home/'gear'/path, home/f'moved/{label}/{k}.jpg')
     ev, _ = scored(home/'mine', home/'moved', 'all')
-    assert ev.seen_in_training == len(trained_on(home)) < ev.n
+    assert ev.trained_on == len(trained_on(home)) < ev.n
 
 
 def test_training_photos_are_found_in_a_merged_dataset(home):
     merge_datasets([home/'gear', draw_sample(home/'other', n=2, seed=3)], home/'merged')
     ev, _ = scored(home/'mine', home/'merged', 'all')
-    seen = {file_digest(home/'merged'/p) for p in ev.answers.path[ev.answers.seen]}
-    assert set(trained_on(home).digest) <= seen and ev.seen_in_training < ev.n
+    found = {file_digest(home/'merged'/p) for p in ev.answers.path[ev.answers.trained_on]}
+    assert set(trained_on(home).digest) == found and ev.trained_on <= ev.seen_in_training < ev.n
     (home/'merged/splits.csv').unlink(missing_ok=True)
     write_splits(home/'merged', split_dataset(home/'merged', seed=5))
     ev, told = scored(home/'mine', home/'merged')

@@ -163,3 +163,25 @@ def test_photo_that_is_gone_leaves_an_empty_place(tmp_path):
     (tmp_path/'a.png').unlink()
     fig = show_predictions([p])
     assert not fig.axes[0].images and 'img' not in p._repr_html_()
+
+
+# --- whole catalogues
+
+def test_catalogue_tells_what_is_left_out_and_keeps_names(inbox):
+    pytest.importorskip('pyarrow')
+    from gear_fastai.bulk import CatalogueError, GearStage, _list_all
+    with pytest.raises(CatalogueError, match='not UTF-8'): _list_all([f'file://{inbox}'], str(inbox))       # PyArrow can't list it
+    for place in (str(inbox), f'file://{inbox}'):
+        with pytest.warns(UserWarning, match=r'left out: 2 \.mov, 1 \.pdf$'): lists, _ = _list_all([place], str(inbox))
+        Path(lists[0]).unlink()
+        (inbox/BYTES).unlink(missing_ok=True)
+    (inbox/'@eaDir').mkdir()
+    (inbox/'@eaDir/a.jpg').write_bytes(raw)
+    with pytest.warns(UserWarning): assert len(pq_rows(_list_all([f'file://{inbox}'], str(inbox))[0][0])) == 2
+    answers = list(GearStage().answers([('first', raw), ('second', b'x'), (str(inbox/CHINESE), None)]))
+    assert [a['path'] for a in answers] == ['first', 'second', str(inbox/CHINESE)] and answers[1]['error']
+
+
+def pq_rows(file):
+    import pyarrow.parquet as pq
+    return pq.read_table(file).to_pylist()
