@@ -6,12 +6,11 @@
 __all__ = ['TAUGHT', 'Lessons', 'take_lessons', 'TaughtLoss', 'pupil_learner', 'taught_dataloaders']
 
 # %% ../nbs/04b_distill.ipynb #bcc6f73a
-from copy import deepcopy
 from fastai.vision.all import *
 from .augment import Augment
 from .data import dataloaders
 from .cnn import GearCNN, cnn_learner
-from .transfer import _Pooled, frozen, transfer_learner
+from .transfer import _Pooled, frozen, head_logits, transfer_learner
 
 # %% ../nbs/04b_distill.ipynb #1694e769
 class Lessons(DataLoader):
@@ -50,7 +49,7 @@ def take_lessons(
     was, dev = teacher.dls, teacher.dls.device
     plain, varied = (dataloaders(was.folder, was.size, 64, was.splits, a).train.new(shuffle=False, drop_last=False) for a in (False, augment or [Augment(**TAUGHT)]))
     cfg = teacher.model.pretrained_cfg
-    judge, head = frozen(_Pooled(teacher.model.to(dev)), was.one_batch()[0][:2]), deepcopy(teacher.model.get_classifier()).cpu()
+    judge = frozen(_Pooled(teacher.model.to(dev)), was.one_batch()[0][:2])
     normalize = Normalize.from_stats(cfg['mean'], cfg['std'], cuda=dev.type == 'cuda')
     def judged(batches):
         "Pictures of the pupil's size, features, labels"
@@ -59,7 +58,7 @@ def take_lessons(
     pictures, features, labels = zip(*(judged(plain if k == 0 else varied) for k in range(variations)))
     pictures, features = torch.stack(pictures), torch.stack(features)
     std, mean = torch.std_mean(features.float(), (0, 1))
-    lessons = Lessons(pictures, head(features.float()), ((features - mean)/(std + 1e-3)).half(), labels[0], bs)
+    lessons = Lessons(pictures, head_logits(teacher.model, features.float()), ((features - mean)/(std + 1e-3)).half(), labels[0], bs)
     dls = DataLoaders(lessons, dataloaders(was.folder, size, bs, was.splits).valid, path=was.path, device=dev)
     for k in ('vocab', 'c', 'size', 'splits', 'folder'): setattr(dls, k, size if k == 'size' else getattr(was, k))
     return dls

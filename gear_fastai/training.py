@@ -176,7 +176,7 @@ class StopDiverged(Callback):
         raise CancelFitException
 
     def after_loss(self):
-        if self.training and not hasattr(self.learn, 'lr_finder'): self._check(float(self.loss))
+        if self.training and not hasattr(self.learn, 'lr_finder'): self._check(self.loss.item())
 
     def after_validate(self):
         if self.recorder.train_loss.count and not hasattr(self.learn, 'lr_finder'): self._check(self.recorder.log[2])
