@@ -16,13 +16,13 @@ from scipy.stats import binomtest
 from tqdm.auto import tqdm
 from .inference import GearClassifier
 from .model import save_model
-from .photo import to_array
+from .photo import to_pixels
 from .transfer import transfer_learner
 
 # %% ../nbs/07b_compare.ipynb #d8c23a5a
 def _milliseconds(clf, photo):
     "Median time of the network for one photo"
-    pixels = to_array(photo, clf.size)[None]
+    pixels = to_pixels(photo, clf.size, clf.resize)[None]
     return 1000*median(repeat(lambda: clf.look(pixels), number=1, repeat=23)[3:])
 
 def _measure(dls, arch, epochs, weights, pretrained, seed):

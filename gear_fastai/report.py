@@ -15,7 +15,7 @@ from .calibration import reliability
 from .data import DataError
 from .evaluation import Evaluation
 from .inference import GearClassifier
-from .photo import PhotoError, list_photos, to_array
+from .photo import PhotoError, list_photos, to_pixels
 from .plots import drawable, subplots
 
 # %% ../nbs/07a_report.ipynb #96911c2a
@@ -60,7 +60,7 @@ def looked_at(
     patch: float = .25,  # its side, fraction of the photo's
 ) -> np.ndarray:  # (parts, parts): by how much covering the place lowers the logarithm of the odds of the class that was guessed
     "What the answer rests on"
-    pixels = to_array(photo, clf.size)
+    pixels = to_pixels(photo, clf.size, clf.resize)
     half, at = patch*clf.size/2, np.linspace(0, clf.size, parts)
     covered = np.repeat(pixels[None], parts*parts, 0)
     colour = pixels.reshape(-1, 3).mean(0).astype('uint8')
@@ -95,7 +95,7 @@ def _draw_looked_at(fig, clf, answers, folder, rows, cols):
     called = ['called' if getattr(r, 'sure', True) else 'not sure, perhaps' for r in answers.itertuples()]
     titles, text = drawable([f'{r.label},\n{how} {r.predicted} {r.confidence:.0%}' for how, r in zip(called, answers.itertuples())])
     for (left, right), title, path in zip(axs.reshape(-1, 2, copy=True), titles, answers.path):
-        try: pixels = to_array(Path(folder)/path, clf.size)
+        try: pixels = to_pixels(Path(folder)/path, clf.size, clf.resize)
         except PhotoError: continue
         found = looked_at(clf, pixels)
         left.imshow(pixels)
