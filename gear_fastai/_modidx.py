@@ -195,6 +195,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'gear_fastai.data.PhotoDL._targets': ('data.html#photodl._targets', 'gear_fastai/data.py'),
                                   'gear_fastai.data.PhotoDL.before_iter': ('data.html#photodl.before_iter', 'gear_fastai/data.py'),
                                   'gear_fastai.data.PhotoDL.create_batches': ('data.html#photodl.create_batches', 'gear_fastai/data.py'),
+                                  'gear_fastai.data.PhotoDL.show_batch': ('data.html#photodl.show_batch', 'gear_fastai/data.py'),
+                                  'gear_fastai.data.PhotoDL.show_results': ('data.html#photodl.show_results', 'gear_fastai/data.py'),
                                   'gear_fastai.data.PhotoTransform': ('data.html#phototransform', 'gear_fastai/data.py'),
                                   'gear_fastai.data.PhotoTransform.__getstate__': ( 'data.html#phototransform.__getstate__',
                                                                                     'gear_fastai/data.py'),

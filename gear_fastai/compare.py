@@ -10,13 +10,13 @@ import time
 from statistics import median
 from tempfile import TemporaryDirectory
 from timeit import repeat
-import matplotlib.pyplot as plt
 from fastai.vision.all import *
 from scipy.stats import binomtest
 from tqdm.auto import tqdm
 from .inference import GearClassifier
 from .model import save_model
 from .photo import to_pixels
+from .plots import subplots
 from .transfer import transfer_learner
 
 # %% ../nbs/07b_compare.ipynb #d8c23a5a
@@ -62,7 +62,7 @@ def plot_backbones(
 ):
     "Accuracy over latency; the discs' areas are the models' sizes"
     ok = table[table.error == '']
-    ax = ax or plt.subplots(figsize=(6, 3.5), layout='constrained')[1]
+    ax = ax or subplots(figsize=(6, 3.5), layout='constrained')[1]
     ax.errorbar(ok.latency_ms, ok.accuracy, (ok.accuracy - ok.low, ok.high - ok.accuracy), fmt='none', ecolor='lightgrey', zorder=0)
     ax.scatter(ok.latency_ms, ok.accuracy, s=600*ok.size_mb/ok.size_mb.max(), alpha=.5)
     for name, r in ok.iterrows(): ax.annotate(name, (r.latency_ms, r.accuracy), xytext=(4, 4), textcoords='offset points', fontsize=8)

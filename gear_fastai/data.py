@@ -838,6 +838,16 @@ class PhotoDL(TfmdDL):
         super().before_iter()
         if (kept := self._cached()): kept[0].refresh()
 
+    @delegates(TfmdDL.show_batch)
+    def show_batch(self, *args, **kwargs):
+        "fastai's `show_batch`; class names are plain text, even `$50_to_$100`"
+        with plt.rc_context({'text.parse_math': False}): return super().show_batch(*args, **kwargs)
+
+    @delegates(TfmdDL.show_results)
+    def show_results(self, *args, **kwargs):
+        "fastai's `show_results`; class names are plain text"
+        with plt.rc_context({'text.parse_math': False}): return super().show_results(*args, **kwargs)
+
     def create_batches(self, samps):
         if not (kept := self._cached()): return (yield from super().create_batches(samps))
         cache, rows = kept

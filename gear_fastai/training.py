@@ -11,10 +11,10 @@ __all__ = ['EpochRecorder', 'record_epochs', 'parting', 'best_epoch', 'plot_hist
 import contextlib, ctypes, functools, math, os, random, sys, time
 from pathlib import Path
 import numpy as np, pandas as pd
-import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 from fastai.vision.all import *
 from .folder import writing
+from .plots import subplots
 
 # %% ../nbs/02_training.ipynb #b8326e61
 class EpochRecorder(Recorder):
@@ -100,7 +100,7 @@ def plot_history(
 ):
     "Plot the average training and validation loss of each epoch; `ValueError` if there is none yet"
     if not len(history): raise ValueError('no epochs to plot yet; call fit, fit_one_cycle or fine_tune first')
-    ax = ax or plt.subplots(figsize=(6, 3.5), layout='constrained')[1]
+    ax = ax or subplots(figsize=(6, 3.5), layout='constrained')[1]
     marked = best_epoch(history) if saved is None else saved
     what = 'lowest validation loss' if saved is None else 'saved'
     dot = 'o' if len(history) < 3 else ''

@@ -505,3 +505,13 @@ def test_file_digest_is_that_of_scan(tmp_path):
     folder = classes(tmp_path/'gear', n=2)
     seen = scan(folder)
     assert [file_digest(folder/p) for p in seen.path] == seen.digest.tolist()
+
+
+def test_class_names_are_plain_text_in_fastai_plots(tmp_path):
+    "A dollar sign would begin a formula"
+    import matplotlib.pyplot as plt
+    dls = dataloaders(classes(tmp_path, ('$50_to_$100', '$100_{')), size=32, bs=4)
+    dls.show_batch()
+    plt.gcf().canvas.draw()
+    assert {ax.get_title() for ax in plt.gcf().axes} <= {'$50_to_$100', '$100_{', ''}
+    plt.close()
