@@ -145,15 +145,17 @@ def train(folder, **options):
     "Train a classifier on the class folders in DIR and save the best epoch's model."
     with ProcessPoolExecutor(1) as pool:                       # a thread would wait for the imports, and they for it
         if 'torch' not in sys.modules and os.environ.get('LOCAL_RANK', '0') == '0': pool.submit(_decode_ahead, folder, options['size'] or usual_size(options['arch']))
-        with one_line_errors(), _no_garbage(): from gear_fastai.model import train_model
+        with one_line_errors(), _no_garbage(): from gear_fastai.model import OptionError, train_model
+    from gear_fastai.data import shell_command
     with one_line_errors():
         _known_arch(options['arch'], options['epochs'])
-        out = Path(options.pop('out') or f"models/{options['arch']}")
-        learn = train_model(folder, out=out, **options)
+        out = Path(options.pop('out') or f"models/{options['arch']}").expanduser()
+        try: train_model(folder, out=out, **options)
+        except OptionError as e: raise click.UsageError(str(e)) from None
         if _rank(): return                                     # of several processes, one tells
         best = json.loads((out/'gear.json').read_text())['metrics']
         click.echo(f"saved {out}: epoch {best['epoch']}, validation accuracy {best['accuracy']:.1%}, loss {best['valid_loss']:.3f}\n"
-                   f'its loss plot is {out}/losses.png; test it with: gear-fastai evaluate {out} {folder}')
+                   f'its loss plot is {out}/losses.png; test it with: {shell_command("evaluate", out, folder)}')
 
 def _rank(): return int(os.environ.get('RANK', 0))
 

@@ -254,6 +254,7 @@ def _check_folder(folder):
     if os.path.isfile(folder) and zipfile.is_zipfile(folder):
         way = shell_command('data', 'fetch', os.path.splitext(folder)[0], '--url', folder)
         raise DataError(f'{folder}: is a zip archive; unpack it first: {way}')
+    if os.path.isfile(folder): raise DataError(f'{folder}: is a file; name the folder of the class folders')
     if not os.path.isdir(folder): raise DataError(f'{folder}: no such folder')
 
 def _place(path, classes):

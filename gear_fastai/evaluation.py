@@ -357,13 +357,14 @@ def cross_validate(
 ) -> Evaluation:  # over the photos of all folds, each scored by a model that was not trained on its group; `answers` has the fold
     "Train without each fold in turn and score what was left out"
     from gear_fastai.model import train_model
+    folder, out = _expand(folder), _expand(out)
     if splits is None:
         all_photos = split_dataset(folder, seed=seed)
         if not grouped: all_photos['group'] = range(len(all_photos))
         splits = fold_splits(all_photos, folds, seed)
     asked = []
     for k, table in enumerate(splits):
-        here, unfinished = Path(out)/f'fold-{k}', Path(out)/f'fold-{k}.checkpoint'
+        here, unfinished = out/f'fold-{k}', out/f'fold-{k}.checkpoint'
         if unfinished.exists() or not here.exists(): train_model(folder, out=here, split=table, progress=progress, resume=unfinished.exists(), **options)
         clf = GearClassifier(here)
         asked.append(_ask(clf, folder, table[table.split == 'test'], False).assign(fold=k))

@@ -146,6 +146,7 @@ def steady(
     "Make `read(folder, …)` start anew when the folder was replaced meanwhile"
     @functools.wraps(read)
     def again(folder, *args):
+        folder = Path(folder).expanduser()
         while True:
             recover(folder)
             was = _version(folder)

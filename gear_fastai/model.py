@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['export_onnx', 'describe_loaders', 'check_learner', 'fingerprint', 'save_model', 'write_history', 'note_evaluation',
-           'load_model', 'load_learner_from', 'SaveBest', 'train_model']
+           'load_model', 'load_learner_from', 'SaveBest', 'OptionError', 'train_model']
 
 # %% ../nbs/05_model.ipynb #1ac8453e
 import contextlib, hashlib, json, math, os, shutil, sys, time, warnings
@@ -219,6 +219,7 @@ def save_model(
     half: bool = False,  # keep the weights in half precision: half the size
 ) -> Path:
     "Write the model folder, whole or not at all"
+    dest = Path(dest).expanduser()
     model = deepcopy(learn.model).cpu().float().eval().to(memory_format=torch.contiguous_format)
     if hasattr(model, 'imitate'): del model.imitate                     # of a pupil: of no use without its teacher
     if half: model = model.half().float()
@@ -237,9 +238,9 @@ def save_model(
         (tmp/'gear.json').write_text(json.dumps(about, indent=1))
         shutil.copymode(tmp/'gear.json', tmp/'model.safetensors')       # safetensors lets nobody else read its files
         write_splits(tmp, _with_digests(photos.splits, photos.folder))
-        (tmp/'README.md').write_text(_card(Path(dest).name, about), encoding='utf-8')
+        (tmp/'README.md').write_text(_card(dest.name, about), encoding='utf-8')
         if rows: write_history(learn, tmp, saved)
-    return Path(dest)
+    return dest
 
 def write_history(
     learn: Learner,
@@ -308,7 +309,7 @@ def note_evaluation(
     what: str,  # was scored, in words, for readers of the model card
 ):
     "Enter test figures into a saved model's gear.json and model card"
-    folder, about = Path(folder), read_gear(folder)
+    folder, about = Path(folder).expanduser(), read_gear(folder)
     about['evaluations'].append(dict(what=what, n=ev.n, accuracy=ev.accuracy, accuracy_ci95=list(ev.accuracy_ci95), macro_f1=ev.macro_f1))
     _replace_text(folder/'gear.json', json.dumps(about, indent=1))
     _write_card(folder, folder.name, about)
@@ -362,7 +363,8 @@ class SaveBest(Callback):
         share: float = .02,  # of the time, at most, goes into writing before the end
         **kwargs,  # to `save_model`
     ):
-        self.dest, self.monitor, self.comp, self.share, self.kwargs = Path(dest), monitor, comp, share, kwargs
+        self.dest, self.monitor, self.comp = Path(dest).expanduser(), monitor, comp
+        self.share, self.kwargs = share, kwargs
         self.saved, self.unsaved = None, None
 
     def __call__(self, event_name):
@@ -499,25 +501,28 @@ def _variation(arch):
     "What `Augment` is given for `arch`, without a teacher"
     return _BRIEF if arch == 'gear_cnn_small' or arch not in HAND_BUILT else {}
 
+class OptionError(ValueError):
+    "An option that is out of range, or that would do nothing"
+
 def _check_options(arch, epochs, teacher):
-    "`ValueError` for what `train_model` can't do"
+    "`OptionError` for what `train_model` can't do"
     by_hand = arch in HAND_BUILT
-    if teacher and not by_hand: raise ValueError(f"teacher='{teacher}': only {' and '.join(HAND_BUILT)} are taught, {arch} has weights of its own")
-    if epochs < (1 if by_hand else 0): raise ValueError(f'epochs={epochs}: {arch} needs at least one' if by_hand else f'epochs={epochs}: must be 0 or more')
+    if teacher and not by_hand: raise OptionError(f"teacher='{teacher}': only {' and '.join(HAND_BUILT)} are taught, {arch} has weights of its own")
+    if epochs < (1 if by_hand else 0): raise OptionError(f'epochs={epochs}: {arch} needs at least one' if by_hand else f'epochs={epochs}: must be 0 or more')
 
 def _check_numbers(ground, **positive):
-    "`ValueError` for a number out of range; None stands for the default"
-    if ground is not None and not 0 <= ground <= 1: raise ValueError(f'ground={ground}: a probability, 0 to 1')
+    "`OptionError` for a number out of range; None stands for the default"
+    if ground is not None and not 0 <= ground <= 1: raise OptionError(f'ground={ground}: a probability, 0 to 1')
     for name, value in positive.items():
-        if value is not None and not 0 < value < math.inf: raise ValueError(f'{name}={value}: must be more than 0')
+        if value is not None and not 0 < value < math.inf: raise OptionError(f'{name}={value}: must be more than 0')
 
 def _refuse(why, **options):
-    "`ValueError` that names the options that were given, though they would do nothing"
+    "`OptionError` that names the options that were given, though they would do nothing"
     if (given := [f'{name}={value}' for name, value in options.items() if value is not None]):
-        raise ValueError(f"{', '.join(given)}: {why}; leave {'it' if len(given) == 1 else 'them'} out")
+        raise OptionError(f"{', '.join(given)}: {why}; leave {'it' if len(given) == 1 else 'them'} out")
 
 def _check_use(arch, epochs, teacher, weights, pretrained, views, strength, lr, patience, ground, backgrounds):
-    "`ValueError` for options that would do nothing"
+    "`OptionError` for options that would do nothing"
     random = None if pretrained else False
     if arch in HAND_BUILT:
         _refuse(f'for the linear probe on a pretrained backbone, and {arch} has none', views=None if views == 1 else views, strength=strength)
@@ -599,7 +604,7 @@ def train_model(
     cbs: list = None,  # further callbacks
 ) -> Learner:  # trained; the model folder holds its best epoch
     "Split, train, and save the best epoch's model as it appears"
-    out = Path(out or f'models/{arch}')
+    out = Path(out or f'models/{arch}').expanduser()
     usual = _recipe(arch, teacher)
     epochs = ifnone(epochs, usual[0])
     _check_numbers(ground, lr=lr, bs=bs, size=size, views=views, strength=strength, patience=patience)

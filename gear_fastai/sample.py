@@ -366,7 +366,7 @@ def draw_sample(
     size:tuple=(200, 320)   # shortest and longest long side, in pixels
 )->Path:                    # `dest`, holding a folder for each of `CLASSES`
     "Draw the sample set, whole or not at all"
-    dest,rng = Path(dest),random.Random(seed)
+    dest,rng = Path(dest).expanduser(),random.Random(seed)
     if n < 1: raise ValueError(f'n is the number of photos a class, at least 1, not {n}')
     if dest.is_file() or dest.is_dir() and any(dest.iterdir()):
         raise FileExistsError(f'{dest} exists and is not empty: choose another folder, or remove it first')

@@ -228,7 +228,8 @@ def create_backbone(
     "A timm model with `num_classes` outputs that was tried out with `check_network`; `WeightsError` or `ValueError` in one line if that can't be"
     arch = arch_name(arch)
     if weights is None and pretrained: _check_hub(arch)
-    if weights is not None and not Path(weights).is_file(): raise WeightsError(f'{weights}: no such file of weights')
+    if weights is not None: weights = Path(weights).expanduser()
+    if weights is not None and not weights.is_file(): raise WeightsError(f'{weights}: no such file of weights')
     args = _with_size(arch, size, model_args)
     if weights is not None: args['pretrained_cfg_overlay'] = dict(file=str(weights))
     try:

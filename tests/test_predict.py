@@ -192,3 +192,26 @@ def test_catalogue_tells_what_is_left_out_and_keeps_names(inbox):
 def pq_rows(file):
     import pyarrow.parquet as pq
     return pq.read_table(file).to_pylist()
+
+
+def test_home_folder_in_all_paths(tmp_path, monkeypatch):
+    "A quoted `~` reaches the commands as it is"
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    def run(*args):
+        result = CliRunner().invoke(main, args)
+        assert result.exit_code == 0, result.output
+        return result.output
+    run('data', 'sample', '~/my photos', '-n', '4')
+    run('data', 'split', '~/my photos')
+    told = run('train', '~/my photos', '--arch', 'gear_cnn_small', '--epochs', '1', '--size', '32', '--out', '~/my models/a')
+    assert "evaluate '" + str(tmp_path/'my models/a') + "' '~/my photos'" in told
+    run('evaluate', '~/my models/a', '~/my photos', '--split', 'valid', '--html', '~/report.html')
+    run('predict', '~/my photos/boots', '--model', '~/my models/a')
+    assert sorted(p.name for p in tmp_path.iterdir() if not p.name.startswith('.')) == ['my models', 'my photos', 'report.html']
+
+
+@pytest.mark.parametrize('args', [['--weights', 'x'], ['--no-pretrained'], ['--views', '2'], ['--strength', '1'], ['--arch', 'test_vit', '--epochs', '0', '--patience', '1'], ['--backgrounds', 'x', '--ground', '0']])
+def test_options_that_would_do_nothing_are_wrong_usage(tmp_path, args):
+    result = CliRunner().invoke(main, ['train', str(tmp_path), *args])
+    assert result.exit_code == 2 and 'leave' in result.output.splitlines()[-1], result.output
