@@ -273,6 +273,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'gear_fastai.data._with_columns': ('data.html#_with_columns', 'gear_fastai/data.py'),
                                   'gear_fastai.data._with_old_groups': ('data.html#_with_old_groups', 'gear_fastai/data.py'),
                                   'gear_fastai.data._with_test_fold': ('data.html#_with_test_fold', 'gear_fastai/data.py'),
+                                  'gear_fastai.data._with_train_inside': ('data.html#_with_train_inside', 'gear_fastai/data.py'),
                                   'gear_fastai.data._without_split': ('data.html#_without_split', 'gear_fastai/data.py'),
                                   'gear_fastai.data.audit': ('data.html#audit', 'gear_fastai/data.py'),
                                   'gear_fastai.data.compare_manifest': ('data.html#compare_manifest', 'gear_fastai/data.py'),

@@ -285,6 +285,10 @@ def _empty_folders(folder, used):
     names = [d for d in next(_folders(folder), (folder, [], []))[1] if d not in used and not d.startswith('_')]
     return [d for d in names if not any(_is_ours(*where) for where in os.walk(folder/d))]
 
+def _with_train_inside(paths):
+    "Class folders that have a folder for training among their sub-folders"
+    return [top for top, inside in _sub_folders(paths).items() if 'train' in map(_split_name, inside)]
+
 def _notes(folder, paths, labels, classes):
     "What is to be said about a folder whose photos have these labels, None where there is none"
     locked = [p for p in paths if '/' not in p and os.path.isdir(folder/p)]
@@ -294,6 +298,8 @@ def _notes(folder, paths, labels, classes):
     if classes is not None: yield f'read as already split into {", ".join(sides)}; the classes are their sub-folders'
     elif len(sides) > 1:
         yield f'{", ".join(sides)} are read as classes; to use them as a split, give each a sub-folder per class'
+    elif (nested := _with_train_inside(paths)):
+        yield f'the train and test folders inside {_some(nested)} are not used as a split; to use them, put them on top, as in train/{nested[0]}'
     where = 'no class folder of train' if classes is not None else 'no class folder'
     if (bare := [p for p, label in zip(paths, labels) if label is None and not _ours(p) and p not in locked]):
         yield f'{_photos(len(bare))} in {where}, left out ({_some(bare)}); {MANIFEST} can name their labels: path,label'

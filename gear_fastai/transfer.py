@@ -383,6 +383,7 @@ class TransferLearner(Learner):
     def _first_head(self, views, strengths):
         "The head before anything else is trained; by gradient descent if it is no dense layer on pooled features"
         if self._has_dense_head(): return self.fit_head(views, strengths)
+        warnings.warn(f'{type(self.model).__name__}: its classifier is not linear in the pooled features, so it is trained for one epoch instead of fitted in closed form')
         self.freeze()
         self.fit_one_cycle(1, 3e-3)
 

@@ -1,4 +1,6 @@
 "Architectures of timm either work or are refused in one line before training"
+import warnings
+
 import numpy as np, pytest, timm, torch
 from fastcore.all import Path
 from gear_fastai.data import dataloaders, split_dataset
@@ -23,11 +25,13 @@ def dls(tmp_path_factory):
     ('coat_lite_tiny', SMALL_COAT),                     # two parts share weights
     ('efficientvim_m1', dict(embed_dim=(32, 48, 64), depths=(1, 1, 1))),   # the classifier is no dense layer on pooled features
 ])
-@pytest.mark.filterwarnings('ignore')
 def test_trained_saved_and_used(dls, tmp_path, arch, args):
     learn = transfer_learner(dls, arch, pretrained=False, model_args=args)
-    with learn.no_bar(), learn.no_logging(): learn.fine_tune(1, cbs=SaveBest(tmp_path/'model'))
+    with learn.no_bar(), learn.no_logging(), warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter('always')
+        learn.fine_tune(1, cbs=SaveBest(tmp_path/'model'))
     assert len(learn.recorder.history) == 2
+    assert any('not linear' in str(w.message) for w in told) == (arch == 'efficientvim_m1')
     assert GearClassifier(tmp_path/'model').predict(dls.valid_ds.items[0]).confidence > 0
 
 

@@ -515,3 +515,13 @@ def test_class_names_are_plain_text_in_fastai_plots(tmp_path):
     plt.gcf().canvas.draw()
     assert {ax.get_title() for ax in plt.gcf().axes} <= {'$50_to_$100', '$100_{', ''}
     plt.close()
+
+
+def test_splits_inside_class_folders_are_told(tmp_path):
+    "boots/train and boots/test: the classes are right, but the split is not the given one"
+    for name in ('boots', 'tents'):
+        for side in ('train', 'test'): classes(tmp_path/name, (side,), n=4, start=10*len(name) + len(side))
+    df, said = told(list_dataset, tmp_path)
+    assert set(df.label) == {'boots', 'tents'} and 'not used as a split' in said and 'train/boots' in said
+    _, said = told(list_dataset, classes(tmp_path/'plain'))
+    assert 'split' not in said
