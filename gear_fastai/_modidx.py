@@ -779,6 +779,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'gear_fastai.transfer._first_line': ('transfer.html#_first_line', 'gear_fastai/transfer.py'),
                                       'gear_fastai.transfer._groups': ('transfer.html#_groups', 'gear_fastai/transfer.py'),
                                       'gear_fastai.transfer._heads': ('transfer.html#_heads', 'gear_fastai/transfer.py'),
+                                      'gear_fastai.transfer._one_score_per_class': ( 'transfer.html#_one_score_per_class',
+                                                                                     'gear_fastai/transfer.py'),
                                       'gear_fastai.transfer._ridge_head': ('transfer.html#_ridge_head', 'gear_fastai/transfer.py'),
                                       'gear_fastai.transfer._rms_norm': ('transfer.html#_rms_norm', 'gear_fastai/transfer.py'),
                                       'gear_fastai.transfer._takes': ('transfer.html#_takes', 'gear_fastai/transfer.py'),

@@ -26,7 +26,8 @@ _template = """{% extends 'voila/templates/lab/index.html.j2' %}
 """
 
 # The browser asks nobody else, whatever else Voilà, Jupyter and their extensions put into a page
-_own_things_only = ("default-src 'self' data: blob:; connect-src 'self' ws: wss: data: blob:; style-src 'self' 'unsafe-inline' data: blob:; "
+_own_things_only = ("default-src 'self' data: blob:; connect-src 'self' ws: wss: data: blob:; style-src 'self' "
+                    "'unsafe-inline' data: blob:; "
                     "script-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'")
 
 def _write_template(home):
@@ -59,7 +60,8 @@ def _check_port(host, port):
     with socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET) as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try: s.bind((host, port))
-        except OSError as e: raise AppError(f"{host}:{port}: can't be served there ({e.strerror}); choose another with --port") from None
+        except OSError as e:
+            raise AppError(f"{host}:{port}: can't be served there ({e.strerror}); choose another with --port") from None
 
 # %% ../nbs/08a_app.ipynb #a35f607a
 @contextlib.contextmanager

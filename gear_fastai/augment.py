@@ -19,7 +19,8 @@ def product_mask(
     photo: np.ndarray,  # uint8, (H, W, 3), a product on white
 ) -> np.ndarray:  # bool, (H, W): the product
     "All but the nearly white ground that is joined to the border, and larger holes of pure white"
-    low, high = (reduce(f, np.moveaxis(photo, -1, 0)) for f in (np.minimum, np.maximum))           # `min(-1)` takes twenty times as long
+    # `min(-1)` takes twenty times as long
+    low, high = (reduce(f, np.moveaxis(photo, -1, 0)) for f in (np.minimum, np.maximum))
     white = (low >= 238) & (high - low < 12)
     ground = (parts := ndimage.label(np.pad(white, 1, constant_values=True))[0])[1:-1, 1:-1] == parts[0, 0]
     holes, n = ndimage.label(white & ~ground)
@@ -175,7 +176,8 @@ class Augment(RandTransform):
         m = torch.stack(rows, 1).view(n, 2, 3, 1).to(x.device)
         down, across = ((torch.arange(side, device=x.device) + .5)*2/side - 1 for side in x.shape[2:])
         k = torch.nonzero(torch.rand(n) < self.several).flatten() if self.several else ()
-        grid = (m[:, :, 1]*down + m[:, :, 2])[..., None] + (m[:, :, 0]*across)[:, :, None]          # torch's `affine_grid` takes ten times as long
+        # Torch's `affine_grid` takes ten times as long
+        grid = (m[:, :, 1]*down + m[:, :, 2])[..., None] + (m[:, :, 0]*across)[:, :, None]
         if len(k): grid[k] = _repeated(m[k, :, :2, 0], down, across)
         return F.grid_sample(x, grid.movedim(1, -1), mode='bilinear', padding_mode='zeros', align_corners=False)
 
@@ -183,7 +185,8 @@ class Augment(RandTransform):
         "Photos `k` of `x`, which let the ground through by `1 - alpha`, in other light on other grounds"
         light = (.825 + _uniform(len(k), .275)[:, None, None, None]) * (1 + _uniform(3*len(k), .1).view(-1, 3, 1, 1))
         grounds = random_grounds(len(k), x.shape[-1])
-        if self.pictures is not None and (real := torch.nonzero(torch.rand(len(k)) < .5).flatten()).numel(): grounds[real] = crop_grounds(self.pictures, len(real), x.shape[-1])
+        if self.pictures is not None and (real := torch.nonzero(torch.rand(len(k)) < .5).flatten()).numel():
+            grounds[real] = crop_grounds(self.pictures, len(real), x.shape[-1])
         return ((x[k] - (1 - alpha)).clamp_min(0)*light.to(x.device) + grounds.to(x.device)*(1 - alpha)).clamp(0, 1)
 
     def encodes(self, x: TensorImage):
@@ -199,4 +202,5 @@ class Augment(RandTransform):
         return TensorImage(_cover(out, self.cover))
 
     @staticmethod
-    def _mask(im): return torch.from_numpy(product_mask((im.permute(1, 2, 0)*255).round().byte().cpu().numpy())).float()[None]
+    def _mask(im):
+        return torch.from_numpy(product_mask((im.permute(1, 2, 0)*255).round().byte().cpu().numpy())).float()[None]

@@ -29,7 +29,8 @@ def _need():
     try:
         import pyarrow as pa, pyarrow.fs, pyarrow.parquet, ray, ray.data
         return ray, pa
-    except ImportError as e: raise CatalogueError(f"{e.name} is not installed; Ray is an extra: pip install 'gear_fastai[ray]'") from None
+    except ImportError as e:
+        raise CatalogueError(f"{e.name} is not installed; Ray is an extra: pip install 'gear_fastai[ray]'") from None
 
 # %% ../nbs/06b_bulk.ipynb #c41860e6
 _roots = {}  # those of `_root` that were opened, since opening one may ask the store for its region
@@ -39,7 +40,8 @@ def _root(root):
     from pyarrow import ArrowException, fs
     if root not in _roots:
         try: store, base = fs.FileSystem.from_uri(f'{root}/')
-        except ArrowException as e: raise CatalogueError(f"{root}: no store that PyArrow can open ({str(e).splitlines()[0][:150]})") from None
+        except ArrowException as e:
+            raise CatalogueError(f"{root}: no store that PyArrow can open ({str(e).splitlines()[0][:150]})") from None
         _roots[root] = store, base.rstrip('/')
     return _roots[root]
 
@@ -60,8 +62,11 @@ def _stored(place, left_out=None):
     if info.type == fs.FileType.NotFound: raise PhotoError(f'{place}: no such folder or file')
     if info.type == fs.FileType.File: return [place]
     before = len(path)
-    try: files = [f.path[before:] for f in store.get_file_info(fs.FileSelector(path, recursive=True)) if f.type == fs.FileType.File]
-    except UnicodeDecodeError: raise CatalogueError(f'{place}: the name of a file in it is not UTF-8; rename the file, or give the folder without {place.split("://")[0]}://') from None
+    try:
+        files = [f.path[before:] for f in store.get_file_info(fs.FileSelector(path, recursive=True)) if f.type == fs.FileType.File]
+    except UnicodeDecodeError:
+        raise CatalogueError(f'{place}: the name of a file in it is not UTF-8; rename the file, or give the '
+                             f'folder without {place.split("://")[0]}://') from None
     inside = [p for p in files if not any(part.startswith('.') or part.lower() in _PROGRAMS for part in p.split('/'))]
     for p in inside:
         if not _wanted(p): _count(left_out, os.path.basename(p))
@@ -86,10 +91,14 @@ def _is_photo(t):
 def _columns(file, schema, image_column=None, name_column=None):
     "The columns of a Parquet file to read: that of photos, and that of names or None"
     for c in (image_column, name_column):
-        if c is not None and c not in schema.names: raise CatalogueError(f"{file}: has no column '{c}'; it has {', '.join(schema.names)}")
+        if c is not None and c not in schema.names:
+            raise CatalogueError(f"{file}: has no column '{c}'; it has {', '.join(schema.names)}")
     found = [image_column] if image_column else [f.name for f in schema if _is_photo(f.type)]
-    if len(found) != 1: raise CatalogueError(f"{file}: {'several columns' if found else 'no column'} of bytes ({', '.join(found or schema.names)}); name that of the photos with image_column")
-    if not _is_photo(schema.field(found[0]).type): raise CatalogueError(f"{file}: the column '{found[0]}' holds no bytes")
+    if len(found) != 1:
+        raise CatalogueError(f"{file}: {'several columns' if found else 'no column'} of bytes "
+                             f"({', '.join(found or schema.names)}); name that of the photos with image_column")
+    if not _is_photo(schema.field(found[0]).type):
+        raise CatalogueError(f"{file}: the column '{found[0]}' holds no bytes")
     return found[0], name_column or next((n for n in NAMES if n in schema.names and n != found[0]), None)
 
 # %% ../nbs/06b_bulk.ipynb #14e665f8
@@ -153,7 +162,8 @@ class _Fetched:
         with store.open_input_file(path) as f: return f.read()
     def read(self): return self.raw.result()
 
-def _called(shard): return f"{shard['file']}, {'all of it' if shard['groups'] is None else 'row groups ' + ', '.join(map(str, shard['groups']))}"
+def _called(shard):
+    return f"{shard['file']}, {'all of it' if shard['groups'] is None else 'row groups ' + ', '.join(map(str, shard['groups']))}"
 
 def _in_memory(name, raw):
     "A photo's bytes, with its name for messages"
@@ -196,7 +206,8 @@ def _writer(sink, format, labels):
     if format == 'jsonl': yield lambda answers: sink.write(''.join(json.dumps(a) + '\n' for a in answers).encode())
     else:
         import pyarrow.parquet as pq
-        with pq.ParquetWriter(sink, _schema(labels), compression='zstd') as w: yield lambda answers: w.write_table(_table(answers, labels))
+        with pq.ParquetWriter(sink, _schema(labels), compression='zstd') as w:
+            yield lambda answers: w.write_table(_table(answers, labels))
 
 # %% ../nbs/06b_bulk.ipynb #978723fc
 def _write_answers(place, tmp, answers, format, labels):
@@ -271,8 +282,10 @@ class _ShardStage(GearStage):
         "Answer a shard; tell apart what can't be read, which is this shard's trouble, and what can't be written, which is everyone's"
         job = self.job
         tmp = f"{job['out']}/_plan/{shard['name']}.{uuid.uuid4().hex}"
-        if len(_unfinished(job['out'], shard['name'])) >= job['tries']: return dict(name=shard['name'], unread=f"{_called(shard)}: {job['tries']} workers died on it")
-        try: n, bad = _write_answers(f"{job['out']}/{shard['name']}", tmp, self.answers(self._photos(shard)), job['format'], self.clf.labels)
+        if len(_unfinished(job['out'], shard['name'])) >= job['tries']:
+            return dict(name=shard['name'], unread=f"{_called(shard)}: {job['tries']} workers died on it")
+        try:
+            n, bad = _write_answers(f"{job['out']}/{shard['name']}", tmp, self.answers(self._photos(shard)), job['format'], self.clf.labels)
         except CatalogueError as e: return dict(name=shard['name'], unread=str(e))
         except OSError as e: return dict(name=shard['name'], unwritten=_short(e))
         return dict(name=shard['name'], n=n, bad=bad)
@@ -281,8 +294,10 @@ class _ShardStage(GearStage):
         try:
             for name, raw in _rows(shard['file'], shard['groups'], *(('photo', None) if shard['listed'] else self.job['columns'])):
                 yield (os.fsdecode(raw), None) if shard['listed'] else (name, raw or b'')
-        except (OSError, ValueError, KeyError, NotImplementedError) as e:                    # pyarrow's errors are of these
-            raise e if isinstance(e, CatalogueError) else CatalogueError(f"{_called(shard)}: can't be read ({_short(e)})") from None
+        # Pyarrow's errors are of these
+        except (OSError, ValueError, KeyError, NotImplementedError) as e:
+            raise e if isinstance(e, CatalogueError) else CatalogueError(f"{_called(shard)}: can't be read "
+                                                                         f"({_short(e)})") from None
 
 def _short(e): return (str(e) or type(e).__name__).strip().splitlines()[0][:200]
 
@@ -291,16 +306,22 @@ def _state(out, resume, about):
     "The plan of an unfinished catalogue in `out`, None if there is nothing yet, what `_finish` wrote if it is finished; `CatalogueError` if that is in the way"
     from pyarrow import fs
     store, path = _open(out)
-    if store.get_file_info(path).type == fs.FileType.File: raise CatalogueError(f'{out}: exists and is a file; name a folder')
+    if store.get_file_info(path).type == fs.FileType.File:
+        raise CatalogueError(f'{out}: exists and is a file; name a folder')
     inside = {f.base_name for f in store.get_file_info(fs.FileSelector(path, allow_not_found=True))}
-    if not inside or inside == {'_plan'} and 'plan.json' not in {f.base_name for f in store.get_file_info(fs.FileSelector(f'{path}/_plan'))}: return None
-    if not resume: raise CatalogueError(f'{out}: exists already; name another folder, or go on with what was begun there with --resume')
+    if not inside or inside == {'_plan'} and 'plan.json' not in {f.base_name for f in store.get_file_info(fs.FileSelector(f'{path}/_plan'))}:
+        return None
+    if not resume:
+        raise CatalogueError(f'{out}: exists already; name another folder, or go on with what was begun there '
+                             'with --resume')
     if '_SUCCESS' in inside: kept = '_SUCCESS'
     elif '_plan' in inside: kept = '_plan/plan.json'
     else: raise CatalogueError(f'{out}: holds other things than a catalogue that was begun; name another folder')
     with store.open_input_file(f'{path}/{kept}') as f: plan = json.loads(f.read())
     for k, v in about.items():
-        if plan.get(k) != v: raise CatalogueError(f"{out}: was begun with {dict(photos='other photos', model='another model').get(k, f'{k} {plan.get(k)}')}; go on with the same, or name another folder")
+        if plan.get(k) != v:
+            raise CatalogueError(f"{out}: was begun with "
+                                 f"{dict(photos='other photos', model='another model').get(k, f'{k} {plan.get(k)}')}; go on with the same, or name another folder")
     if kept == '_SUCCESS': return plan
     for f in _unfinished(out): store.delete_file(f)
     return plan | dict(done=inside)
@@ -312,9 +333,11 @@ def _make_plan(places, out, about, columns, workers, shard):
     except OSError as e: raise CatalogueError(f"{out}: can't be written ({_short(e)})") from None
     lists, parquet = _list_all(places, f'{out}/_plan')
     files = [(f, True) for f in lists] + [(f, False) for f in parquet]
-    with ThreadPoolExecutor(16) as pool: groups = pool.map(lambda f: _groups(f[0], *(('photo', None) if f[1] else columns)), files)
+    with ThreadPoolExecutor(16) as pool:
+        groups = pool.map(lambda f: _groups(f[0], *(('photo', None) if f[1] else columns)), files)
     files = [(*f, g) for f, g in zip(files, groups)]
-    if not files or not any(g is None or sum(g) for *_, g in files): raise PhotoError(f"{places[0] if places else 'nothing'}: no photos in it")
+    if not files or not any(g is None or sum(g) for *_, g in files):
+        raise PhotoError(f"{places[0] if places else 'nothing'}: no photos in it")
     shards = [s | dict(name=f"part-{k:05}.{about['format']}") for k, s in enumerate(_cut(files, workers, shard))]
     _put(f'{out}/_plan/plan.json', json.dumps(about | dict(shards=shards)).encode())
     return about | dict(shards=shards, done=set())
@@ -334,7 +357,8 @@ def _try_hard(ray, cores):
     "Start Ray, at the third time of asking if need be"
     for k in range(3):
         try:
-            with _hushed(): return ray.init('local', num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level='CRITICAL', object_store_memory=256 << 20)
+            with _hushed():
+                return ray.init('local', num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level='CRITICAL', object_store_memory=256 << 20)
         except Exception as e:                                          # Ray raises no narrower one
             ray.shutdown()
             why = e
@@ -348,11 +372,13 @@ def _keep_token_private():
 def _local_ray(ray, cores):
     "Ray on this machine, for a while"
     with TemporaryDirectory() as hidden:
-        Path(hidden, 'rfc3987_syntax.py').write_text("raise ImportError('hidden by gear_fastai.bulk: it takes seconds to load')\n")
+        Path(hidden, 'rfc3987_syntax.py').write_text("raise ImportError('hidden by gear_fastai.bulk: it takes "
+                                                     "seconds to load')\n")
         _keep_token_private()
         os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')
         path = os.pathsep.join(filter(None, [hidden, os.environ.get('PYTHONPATH')]))
-        with patch.dict(os.environ, PYTHONPATH=path), patch('ray._private.services.start_api_server', return_value=('', None)): _try_hard(ray, cores)
+        with patch.dict(os.environ, PYTHONPATH=path), patch('ray._private.services.start_api_server', return_value=('', None)):
+            _try_hard(ray, cores)
         try: yield
         finally: ray.shutdown()
 
@@ -363,7 +389,8 @@ def _join(ray, address):
         host, _, port = address.removeprefix('ray://').rpartition(':')
         if port.isdigit(): socket.create_connection((host, int(port)), 10).close()
         ray.init(address, log_to_driver=False, logging_level='CRITICAL')
-    except Exception as e: raise CatalogueError(f"RAY_ADDRESS={address}: no cluster to be reached there ({_short(e)})") from None
+    except Exception as e:
+        raise CatalogueError(f"RAY_ADDRESS={address}: no cluster to be reached there ({_short(e)})") from None
 
 @contextmanager
 def _ray(workers):
@@ -386,8 +413,11 @@ def _run(ray, shards, job, workers):
     ds = ds.map_batches(_ShardStage, fn_constructor_args=(job,), batch_size=1, num_cpus=1, compute=ray.data.ActorPoolStrategy(size=min(workers, len(shards))))
     ds.context.max_errored_blocks, ds.context.enable_progress_bars = -1, False
     try: yield from ds.iter_rows()
-    except ray.exceptions.RayError as e: raise CatalogueError(f"{job['out']}: the workers failed ({str(e).strip().splitlines()[-1][:200]}); what is finished is kept, --resume goes on") from None
-    except KeyboardInterrupt: raise CatalogueError(f"{job['out']}: interrupted; what is finished is kept, --resume goes on") from None
+    except ray.exceptions.RayError as e:
+        raise CatalogueError(f"{job['out']}: the workers failed ({str(e).strip().splitlines()[-1][:200]}); what "
+                             "is finished is kept, --resume goes on") from None
+    except KeyboardInterrupt:
+        raise CatalogueError(f"{job['out']}: interrupted; what is finished is kept, --resume goes on") from None
 
 # %% ../nbs/06b_bulk.ipynb #73d43a8f
 def _follow(reports, shards, out, progress):
@@ -396,17 +426,21 @@ def _follow(reports, shards, out, progress):
     told, n, bad = {}, 0, 0
     with tqdm(total=sum(s['rows'] for s in shards), unit=' photos', disable=not progress) as bar:
         for r in reports:
-            if r['unwritten']: raise CatalogueError(f"{out}: can't be written ({r['unwritten']}); what is finished is kept, --resume goes on")
+            if r['unwritten']:
+                raise CatalogueError(f"{out}: can't be written ({r['unwritten']}); what is finished is kept, "
+                                     "--resume goes on")
             told[r['name']] = r['unread']
             n, bad = n + r['n'], bad + r['bad']
             bar.update(r['n'])
     lost = [told.get(s['name'], f'{_called(s)}: lost by Ray') for s in shards if told.get(s['name'], 'lost')]
     if lost:
         more = f' (and {len(lost) - 3} more)' if len(lost) > 3 else ''
-        raise CatalogueError(f"{'; '.join(lost[:3])}{more}: {len(lost)} of {len(shards)} shards are missing in {out}, the others are finished; put it right and go on with --resume")
+        raise CatalogueError(f"{'; '.join(lost[:3])}{more}: {len(lost)} of {len(shards)} shards are missing in "
+                             f"{out}, the others are finished; put it right and go on with --resume")
     return n, bad
 
-def _digest(*x): return hashlib.sha256(b'\n'.join(v if isinstance(v, bytes) else str(v).encode('utf-8', 'surrogateescape') for v in x)).hexdigest()[:16]
+def _digest(*x):
+    return hashlib.sha256(b'\n'.join(v if isinstance(v, bytes) else str(v).encode('utf-8', 'surrogateescape') for v in x)).hexdigest()[:16]
 
 def _finish(out, about):
     "Say that all is there, and throw the plan away"

@@ -81,7 +81,8 @@ class PhotoCache:
         self.pixels = _read_pixels(self.file, self.shape) if self.kept else np.empty(self.shape, np.uint8)
         if self.pixels is None: self.pixels = self._fill()
         self.unread = np.ones(len(self.paths), bool)
-        for i in range(0, self.kept, 256): self.unread[i:min(i + 256, self.kept)] = ~self.pixels[i:i+256].any((1, 2, 3))     # black: perhaps none could be read
+        # Black: perhaps none could be read
+        for i in range(0, self.kept, 256): self.unread[i:min(i + 256, self.kept)] = ~self.pixels[i:i+256].any((1, 2, 3))
 
     def _look(self): return np.array([_stamp(p) for p in self.paths], np.int64).reshape(-1, 3)
 
@@ -136,8 +137,11 @@ def _fill(self: PhotoCache):
         _remove_oldest(self.folder, self.limit - math.prod(self.shape))
         self._write()
         if (pixels := _read_pixels(self.file, self.shape)) is not None: return pixels
-    except OSError as e: warnings.warn(f'{self.folder}: decoded photos can\'t be kept there ({e.strerror}); they are kept in memory, for this run')
-    pixels = np.empty(self.shape, np.uint8)                                           # filled where it is, so that they are never there twice
+    except OSError as e:
+        warnings.warn(f'{self.folder}: decoded photos can\'t be kept there ({e.strerror}); they are kept in '
+                      'memory, for this run')
+    # Filled where it is, so that they are never there twice
+    pixels = np.empty(self.shape, np.uint8)
     for i, x in enumerate(self._chunks()): pixels[256*i:256*i + len(x)] = x
     return pixels
 
@@ -158,7 +162,8 @@ def refresh(self: PhotoCache):
     gone = (now == 0).all(1)
     stale = (now != self.stamps).any(1) & ~gone
     for what, then, those in (('changed', 'read anew', stale & ~self.stale), ('gone', 'used as they were', gone & (self.stamps != 0).any(1))):
-        if those.any(): warnings.warn(f'{self.paths[np.flatnonzero(those)[0]]}: {what} since it was decoded' + (f', and {those.sum()-1} more' if those.sum() > 1 else '') + f'; {then}')
+        if those.any():
+            warnings.warn(f'{self.paths[np.flatnonzero(those)[0]]}: {what} since it was decoded' + (f', and {those.sum()-1} more' if those.sum() > 1 else '') + f'; {then}')
     self.stale, self.stamps = stale, np.where(gone[:, None], 0, self.stamps)
 
 # %% ../nbs/00b_cache.ipynb #c517a8f2

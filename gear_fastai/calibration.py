@@ -20,7 +20,8 @@ def reliability(
     confidence, right = np.asarray(confidence, float), np.asarray(right, float)
     which = np.minimum((confidence*bins).astype(int), bins - 1)
     n = np.bincount(which, minlength=bins)
-    with np.errstate(invalid='ignore'): return np.stack([n, np.bincount(which, confidence, bins)/n, np.bincount(which, right, bins)/n], 1)
+    with np.errstate(invalid='ignore'):
+        return np.stack([n, np.bincount(which, confidence, bins)/n, np.bincount(which, right, bins)/n], 1)
 
 def calibration_error(
     confidence,  # (N,), probability of the class that was chosen, 0 to 1
@@ -59,5 +60,6 @@ def rejection_threshold(
     rate: float = .02,  # share of them that may be rejected, 0 to 1
 ) -> float:
     "The similarity below which a photo is called unlike anything known"
-    if not 0 <= rate < 1: raise ValueError(f'rate={rate}: give a share of wrongly rejected photos, 0 or more and less than 1')
+    if not 0 <= rate < 1:
+        raise ValueError(f'rate={rate}: give a share of wrongly rejected photos, 0 or more and less than 1')
     return float(np.quantile(similarities, rate, method='lower'))

@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 import click
-from .folder import HAND_BUILT, usual_size
+from .folder import usual_size
 
 # %% ../nbs/09_cli.ipynb #b7b45d0e
 @contextmanager
@@ -22,7 +22,8 @@ def one_line_errors():
     try: yield
     except BrokenPipeError: raise                       # `… | head`: click ends quietly
     except (ValueError, OSError) as e: raise click.ClickException(_last_line(e)) from None
-    except KeyboardInterrupt: raise click.ClickException('interrupted; the best model so far is kept, the same command with --resume goes on') from None
+    except KeyboardInterrupt:
+        raise click.ClickException('interrupted; the best model so far is kept, the same command with --resume goes on') from None
 
 def _last_line(e):
     "The message of `e`, without what fastai puts before it"
@@ -33,7 +34,8 @@ def _last_line(e):
 @click.version_option(package_name='gear_fastai')
 def main():
     "Rapid prototyping of image classifiers: sample or real photos, hand-built CNN or transfer learning, evaluation, predictions."
-    for stream in (sys.stdout, sys.stderr):                             # a console that lacks the letters of a name ends no run
+    # A console that lacks the letters of a name ends no run
+    for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')
     warnings.simplefilter('ignore')
     warnings.filterwarnings('always', category=UserWarning, module='gear_fastai')
@@ -71,7 +73,8 @@ def sample(folder, n, seed):
 
 @data.command()
 @click.argument('folder', metavar='DIR')
-@click.option('--url', default=None, help='Address of a zip archive of class folders, or a zip file on this machine.  [default: the published gear_images.zip]')
+@click.option('--url', default=None, help='Address of a zip archive of class folders, or a zip file on this '
+                                          'machine.  [default: the published gear_images.zip]')
 def fetch(folder, url):
     "Download and unpack the published photos, or those of another archive, into DIR."
     from gear_fastai.data import GEAR_URL, fetch
@@ -101,9 +104,11 @@ def audit(folder, as_json):
 def split(folder, method, valid, test, seed, add, force):
     "Split the photos in DIR into train, valid and test: writes DIR/splits.csv."
     from gear_fastai.data import earlier_splits, split_dataset, write_splits
-    if add and force: raise click.UsageError('--add keeps the splits of a manifest and --force replaces them; choose one')
+    if add and force:
+        raise click.UsageError('--add keeps the splits of a manifest and --force replaces them; choose one')
     with one_line_errors():
-        existing = None if force else earlier_splits(folder, add)                 # refuse before the work rather than after it
+        # Refuse before the work rather than after it
+        existing = None if force else earlier_splits(folder, add)
         splits = split_dataset(folder, method, valid, test, seed, progress=sys.stderr.isatty(), existing=existing)
         path = write_splits(folder, splits, force or existing is not None)
         click.echo(f'{path}: ' + ', '.join(f'{v} {k}' for k, v in splits.split.value_counts().items()))
@@ -111,7 +116,8 @@ def split(folder, method, valid, test, seed, add, force):
 @data.command()
 @click.argument('out')
 @click.argument('folders', nargs=-1, required=True, metavar='DIR...')
-@click.option('--classes', default=None, metavar='FILE', help='Table of class names, columns from and to; nothing in to: left out.')
+@click.option('--classes', default=None, metavar='FILE', help='Table of class names, columns from and to; '
+                                                              'nothing in to: left out.')
 def merge(out, folders, classes):
     "Make one dataset OUT of several; each photo's source stays known."
     from gear_fastai.merge import merge_datasets, read_class_map
@@ -122,39 +128,57 @@ def merge(out, folders, classes):
 # %% ../nbs/09_cli.ipynb #645f3a74
 @main.command()
 @click.argument('folder', metavar='DIR')
-@click.option('--arch', default='gear_cnn', help='gear_cnn, gear_cnn_160, gear_cnn_small or challenge_cnn (by hand, from scratch), or any timm name (transfer learning).')
+@click.option('--arch', default='gear_cnn', help='gear_cnn, gear_cnn_160, gear_cnn_small or challenge_cnn (by '
+                                                 'hand, from scratch), or any timm name (transfer learning).')
 @click.option('--weights', default=None, help="File of pretrained weights in timm's layout.  [default: timm's hub]")
 @click.option('--pretrained/--no-pretrained', default=True, help='Pretrained or random weights for a timm backbone.')
-@click.option('--epochs', type=click.IntRange(0), default=None, help='0 with a timm name: the head alone, on frozen features.  [default: 40 by hand (55 for gear_cnn_160, 12 for gear_cnn_small, 100 with --teacher), 4 with a backbone]')
-@click.option('--size', type=click.IntRange(32), default=None, help='Side of the photos, pixels.  [default: 96 by hand (160 for gear_cnn_160, 64 for gear_cnn_small), 160 with a backbone]')
-@click.option('--bs', type=click.IntRange(2), default=None, help='Photos a batch, of all processes together.  [default: 64 by hand, 32 with a backbone]')
+@click.option('--epochs', type=click.IntRange(0), default=None, help='0 with a timm name: the head alone, on '
+                                                                     'frozen features.  [default: 40 by hand (55 '
+                                                                     'for gear_cnn_160, 12 for gear_cnn_small, '
+                                                                     '100 with --teacher), 4 with a backbone]')
+@click.option('--size', type=click.IntRange(32), default=None, help='Side of the photos, pixels.  [default: 96 '
+                                                                    'by hand (160 for gear_cnn_160, 64 for '
+                                                                    'gear_cnn_small), 160 with a backbone]')
+@click.option('--bs', type=click.IntRange(2), default=None, help='Photos a batch, of all processes together.  '
+                                                                 '[default: 64 by hand, 32 with a backbone]')
 @click.option('--lr', type=click.FloatRange(0, min_open=True), default=None, help='Largest learning rate.')
 @click.option('--seed', default=42, help='Of all that is left to chance: split, weights, batches.')
 @click.option('--split', type=click.Choice(['grouped', 'random']), default='grouped', help='How to split if DIR has no splits.csv yet.')
-@click.option('--views', type=click.IntRange(1), default=1, help="Of each photo that a timm backbone's head is found on: itself, and augmented ones. More take longer and make it better.")
+@click.option('--views', type=click.IntRange(1), default=1, help="Of each photo that a timm backbone's head is "
+                                                                 "found on: itself, and augmented ones. More "
+                                                                 "take longer and make it better.")
 @click.option('--strength', type=click.FloatRange(0, min_open=True), default=None, help="Of that head's regularisation: .1 suits photos like the catalogue's, 3 others.  [default: chosen on left-out photos]")
-@click.option('--teacher', default=None, help="timm name of a backbone that teaches a network built by hand; --weights are then the teacher's.")
-@click.option('--ground', type=click.FloatRange(0, 1), default=None, help='Share of the training photos that are cut out and laid on another ground.  [default: 0; 0.5 with --teacher or --backgrounds]')
+@click.option('--teacher', default=None, help="timm name of a backbone that teaches a network built by hand; "
+                                              "--weights are then the teacher's.")
+@click.option('--ground', type=click.FloatRange(0, 1), default=None, help='Share of the training photos that are '
+                                                                          'cut out and laid on another ground.  '
+                                                                          '[default: 0; 0.5 with --teacher or '
+                                                                          '--backgrounds]')
 @click.option('--backgrounds', default=None, metavar='DIR', help='Pictures to lay them on.  [default: generated textures]')
-@click.option('--flip/--no-flip', 'do_flip', default=True, help='Mirror half of the training photos, left to right; --no-flip where left and right are different classes.')
+@click.option('--flip/--no-flip', 'do_flip', default=True, help='Mirror half of the training photos, left to '
+                                                                'right; --no-flip where left and right are '
+                                                                'different classes.')
 @click.option('--half', is_flag=True, help='Keep the weights in half precision: half the size on disk.')
-@click.option('--patience', type=click.IntRange(1), default=None, help='Stop after so many epochs without a better validation loss.')
+@click.option('--patience', type=click.IntRange(1), default=None, help='Stop after so many epochs without a '
+                                                                       'better validation loss.')
 @click.option('--out', default=None, metavar='MODEL', help='Model folder to write.  [default: models/ARCH]')
 @click.option('--resume', is_flag=True, help='Go on where an interrupted run with the same options stopped.')
 def train(folder, **options):
     "Train a classifier on the class folders in DIR and save the best epoch's model."
     with ProcessPoolExecutor(1) as pool:                       # a thread would wait for the imports, and they for it
-        if 'torch' not in sys.modules and os.environ.get('LOCAL_RANK', '0') == '0': pool.submit(_decode_ahead, folder, options['size'] or usual_size(options['arch']))
+        if 'torch' not in sys.modules and os.environ.get('LOCAL_RANK', '0') == '0':
+            pool.submit(_decode_ahead, folder, options['size'] or usual_size(options['arch']))
         with one_line_errors(), _no_garbage(): from gear_fastai.model import OptionError, train_model
     from gear_fastai.data import shell_command
     with one_line_errors():
-        _known_arch(options['arch'], options['epochs'])
+        _known_arch(options['arch'])
         out = Path(options.pop('out') or f"models/{options['arch']}").expanduser()
         try: train_model(folder, out=out, **options)
         except OptionError as e: raise click.UsageError(str(e)) from None
         if _rank(): return                                     # of several processes, one tells
         best = json.loads((out/'gear.json').read_text())['metrics']
-        click.echo(f"saved {out}: epoch {best['epoch']}, validation accuracy {best['accuracy']:.1%}, loss {best['valid_loss']:.3f}\n"
+        click.echo(f"saved {out}: epoch {best['epoch']}, validation accuracy {best['accuracy']:.1%}, loss "
+                   f"{best['valid_loss']:.3f}\n"
                    f'its loss plot is {out}/losses.png; test it with: {shell_command("evaluate", out, folder)}')
 
 def _rank(): return int(os.environ.get('RANK', 0))
@@ -166,21 +190,24 @@ def _decode_ahead(folder, size):
     warnings.simplefilter('ignore')
     with suppress(ValueError, OSError): PhotoCache(list_photos(folder), size)
 
-def _known_arch(arch, epochs):
+def _known_arch(arch):
     "Wrong usage, if there is no such architecture"
     from gear_fastai.transfer import arch_name
     try: arch_name(arch)
     except ValueError as e: raise click.BadParameter(str(e), param_hint='--arch') from None
-    if arch in HAND_BUILT and epochs == 0: raise click.BadParameter(f'{arch} has no pretrained weights to freeze; give at least 1', param_hint='--epochs')
 
 # %% ../nbs/09_cli.ipynb #21e4db84
 @main.command()
 @click.argument('model')
 @click.argument('folder', metavar='DIR')
 @click.option('--split', type=click.Choice(['valid', 'test', 'all']), default=None, help='The validation split of DIR, to choose by; the test split, at the end; or all photos.  [default: test]')
-@click.option('--others', default=None, metavar='DIR', help='Pictures of other things: how well they are told from the classes.')
-@click.option('--html', 'report', default=None, metavar='FILE', help='Write a report with diagrams and the photos that were got most wrong.')
-@click.option('--cv', type=click.IntRange(2), default=None, help='Train such a model anew without each of so many parts of DIR, and score the part; the models go to MODEL.cv.')
+@click.option('--others', default=None, metavar='DIR', help='Pictures of other things: how well they are told '
+                                                            'from the classes.')
+@click.option('--html', 'report', default=None, metavar='FILE', help='Write a report with diagrams and the '
+                                                                     'photos that were got most wrong.')
+@click.option('--cv', type=click.IntRange(2), default=None, help='Train such a model anew without each of so '
+                                                                 'many parts of DIR, and score the part; the '
+                                                                 'models go to MODEL.cv.')
 @click.option('--cv-method', type=click.Choice(['grouped', 'random']), default=None, help='grouped: variants of a product stay in one part.  [default: grouped]')
 @click.option('--weights', default=None, help='With --cv: file of pretrained weights, if MODEL was trained with one.')
 @click.option('--json', 'as_json', is_flag=True, help='Print one JSON object.')
@@ -188,7 +215,8 @@ def evaluate(model, folder, split, others, report, cv, cv_method, weights, as_js
     "Score the saved MODEL on the photos in DIR."
     if cv and (others or report): raise click.UsageError('--cv has many models, --html and --others are about one')
     if cv and split: raise click.UsageError('--cv makes splits of its own; leave out --split')
-    if (weights or cv_method) and not cv: raise click.UsageError('--weights and --cv-method are for the trainings of --cv')
+    if (weights or cv_method) and not cv:
+        raise click.UsageError('--weights and --cv-method are for the trainings of --cv')
     from gear_fastai.evaluation import evaluate
     with one_line_errors():
         if cv: ev = _cross_validate(model, folder, cv, cv_method or 'grouped', weights, as_json)
@@ -226,28 +254,39 @@ def _share(ev): return None if ev.seen_in_training is None else ev.seen_in_train
 def _told(extra):
     "`extra` for readers: a name and a value each"
     random = extra.get('leaks', {}).get('random')
-    if random is not None: yield 'test photos with variants among the training photos, in a random split', f'{random:.1%}'
-    for kind, r in extra.get('others', {}).items(): yield f'other things, {kind}', f"{r['n']:.0f} pictures, not sure of {r['not_sure']:.1%}, area under the curve {r['auroc']:.3f}"
+    if random is not None:
+        yield 'test photos with variants among the training photos, in a random split', f'{random:.1%}'
+    for kind, r in extra.get('others', {}).items():
+        yield f'other things, {kind}', f"{r['n']:.0f} pictures, not sure of {r['not_sure']:.1%}, area under the curve {r['auroc']:.3f}"
     if 'report' in extra: yield 'report', extra['report']
 
 # %% ../nbs/09_cli.ipynb #634c315e
 @main.command()
 @click.argument('photos', nargs=-1, required=True, metavar='PHOTO|DIR...')
 @click.option('--model', default=None, help='Model folder.  [default: $GEAR_FASTAI_MODEL, or the model in the box]')
-@click.option('--json', 'as_json', is_flag=True, help='Print one JSON object a line: path, label (null: not sure), confidence, probabilities, similarity, error.')
-@click.option('--csv', 'as_csv', is_flag=True, help='Print a table: path, label (empty: not sure), confidence, top1 (the most probable class), the probability of each class, error.')
+@click.option('--json', 'as_json', is_flag=True, help='Print one JSON object a line: path, label (null: not '
+                                                      'sure), confidence, probabilities, similarity, error.')
+@click.option('--csv', 'as_csv', is_flag=True, help='Print a table: path, label (empty: not sure), confidence, '
+                                                    'top1 (the most probable class), the probability of each '
+                                                    'class, error.')
 @click.option('--threads', type=click.IntRange(0), default=0, help='Processor threads to use; 0: one per core.')
 @click.option('--device', type=click.Choice(['cpu', 'cuda']), default='cpu', help='cuda needs onnxruntime-gpu.')
-@click.option('--threshold', type=click.FloatRange(-1, 1), default=None, help='Similarity below which a photo is "not sure"; -1: always sure.  [default: the model\'s]')
+@click.option('--threshold', type=click.FloatRange(-1, 1), default=None, help='Similarity below which a photo is '
+                                                                              '"not sure"; -1: always sure.  '
+                                                                              '[default: the model\'s]')
 @click.option('--engine', type=click.Choice(['local', 'ray']), default='local', help='ray: a catalogue into files, with Ray Data; also from Parquet files and stores (s3://…). Needs gear_fastai[ray].')
-@click.option('--out', default=None, metavar='DIR', help='With ray: folder for the answers, Parquet or with --json JSON lines.')
-@click.option('--workers', type=click.IntRange(1), default=None, help='With ray: processes, one processor each.  [default: one per processor]')
+@click.option('--out', default=None, metavar='DIR', help='With ray: folder for the answers, Parquet or with '
+                                                         '--json JSON lines.')
+@click.option('--workers', type=click.IntRange(1), default=None, help='With ray: processes, one processor each.  '
+                                                                      '[default: one per processor]')
 @click.option('--resume', is_flag=True, help='With ray: go on with what is unfinished in DIR.')
 def predict(photos, model, as_json, as_csv, threads, device, threshold, engine, out, workers, resume):
     "Classify photos, and all photos in folders. A bad file inside a folder is reported and passed over."
     if as_json and as_csv: raise click.UsageError('--json or --csv, not both')
     if engine == 'ray':
-        if not out or as_csv or threads or device != 'cpu': raise click.UsageError('--engine ray needs --out DIR, and is without --csv, --threads (there is --workers) and --device')
+        if not out or as_csv or threads or device != 'cpu':
+            raise click.UsageError('--engine ray needs --out DIR, and is without --csv, --threads (there is '
+                                   '--workers) and --device')
         return _predict_catalogue(photos, out, model=model, workers=workers, format='jsonl' if as_json else 'parquet', threshold=threshold, resume=resume)
     if out or workers or resume: raise click.UsageError('--out, --workers and --resume are for --engine ray')
     from gear_fastai.inference import GearClassifier, write_csv
@@ -263,7 +302,8 @@ def predict(photos, model, as_json, as_csv, threads, device, threshold, engine, 
         if as_csv: write_csv(answers, _utf8_output(), clf.labels)
         else:
             for p in answers: click.echo(json.dumps(p.to_dict()) if as_json else str(p))
-    if not n['all']: raise click.ClickException('; '.join([f'{photos[0]}: no photos in it', *([left_out_words(left_out)] if left_out else [])]))
+    if not n['all']:
+        raise click.ClickException('; '.join([f'{photos[0]}: no photos in it', *([left_out_words(left_out)] if left_out else [])]))
     if left_out: click.echo(left_out_words(left_out), err=True)
     if n['bad']: click.echo(f"{n['bad']} of {n['all']} could not be read", err=True)
     if n['bad'] == n['all'] or n['named']: sys.exit(1)
@@ -285,7 +325,8 @@ def _predict_catalogue(photos, out, **options):
     from gear_fastai.bulk import score_catalogue
     from gear_fastai.photo import PhotoError
     with one_line_errors():
-        if (gone := [p for p in photos if '://' not in p and not os.path.exists(os.path.expanduser(p))]): raise PhotoError(f'{gone[0]}: no such file or folder')
+        if (gone := [p for p in photos if '://' not in p and not os.path.exists(os.path.expanduser(p))]):
+            raise PhotoError(f'{gone[0]}: no such file or folder')
         done = score_catalogue(photos, out, progress=sys.stderr.isatty(), **options)
     click.echo(str(done))
     if done.photos and done.errors == done.photos: sys.exit(1)
@@ -334,7 +375,8 @@ def demo(folder, models, n, epochs, weights):
         click.echo('\n3. Held-out photos')
         for name in ('demo-cnn', 'demo-transfer'):
             ev = evaluate(models/name, folder)
-            click.echo(f'{name}: {ev.accuracy:.1%} of {ev.n} (95 % interval {ev.accuracy_ci95[0]:.1%} to {ev.accuracy_ci95[1]:.1%}); loss plot: {models/name}/losses.png')
+            click.echo(f'{name}: {ev.accuracy:.1%} of {ev.n} (95 % interval {ev.accuracy_ci95[0]:.1%} to '
+                       f'{ev.accuracy_ci95[1]:.1%}); loss plot: {models/name}/losses.png')
         click.echo('\n4. New photos')
         _demo_predictions(models/'demo-cnn', folder.with_name(folder.name + '-new'), models/'demo-predictions.png')
 
@@ -352,7 +394,8 @@ def _demo_transfer(folder, out, weights):
     try: train_model(folder, 'mobilenetv2_100', out, weights, **kw)
     except WeightsError as e:
         if weights: raise
-        click.echo(f'{e}\nThe demo goes on with a small network and RANDOM weights: it shows the way, not the accuracy, of transfer learning.')
+        click.echo(f'{e}\nThe demo goes on with a small network and RANDOM weights: it shows the way, not the '
+                   'accuracy, of transfer learning.')
         train_model(folder, 'test_efficientnet', out, pretrained=False, **kw)
 
 def _demo_predictions(model, folder, picture):

@@ -99,7 +99,8 @@ class GearCNN(_HandBuilt):
         **kwargs,
     ):
         super().__init__()
-        if len(depths) != len(widths) - 1: raise ValueError(f'depths={tuple(depths)}: one number for each of the {len(widths)-1} stages after the stem')
+        if len(depths) != len(widths) - 1:
+            raise ValueError(f'depths={tuple(depths)}: one number for each of the {len(widths)-1} stages after the stem')
         self.stem = conv(in_chans, widths[0], *stem)
         self.stages = nn.Sequential(*[nn.Sequential(nn.MaxPool2d(2), conv(i, o), *[block(o) for _ in range(d)])
                                       for i, o, d in zip(widths, widths[1:], depths)])
@@ -109,7 +110,8 @@ class GearCNN(_HandBuilt):
             if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
         self.reset_classifier(num_classes)
 
-    def forward_features(self, x): return self.stages(self.stem(x))  # (N, 3, H, W) → (N, C, H/16, W/16); behind a stem that steps by 3, two thirds of that
+    # (N, 3, H, W) → (N, C, H/16, W/16); behind a stem that steps by 3, two thirds of that
+    def forward_features(self, x): return self.stages(self.stem(x))
 
     def forward_head(self, x, pre_logits=False):
         x = self.drop(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))
@@ -161,7 +163,8 @@ def photo_size(
     x = dls.valid.one_batch()[0]
     if isinstance(x, Tensor) and x.ndim == 4 and x.shape[1] == 3 and x.shape[2] == x.shape[3]: return x.shape[3]
     given = f'a batch of shape {tuple(x.shape)}' if isinstance(x, Tensor) else f'batches of {type(x).__name__}'
-    raise ValueError(f'the loaders give {given}; square color photos are needed: use dataloaders(folder), or item_tfms=Resize(128)')
+    raise ValueError(f'the loaders give {given}; square color photos are needed: use dataloaders(folder), or '
+                     'item_tfms=Resize(128)')
 
 def check_labels(
     dls: DataLoaders,  # of `data.dataloaders`, or fastai's own
@@ -170,7 +173,8 @@ def check_labels(
     vocab, batch = getattr(dls, 'vocab', None), dls.valid.one_batch()
     one_class = len(batch) == 2 and isinstance(batch[1], Tensor) and batch[1].ndim == 1 and not batch[1].is_floating_point()
     if not one_class or vocab is None or not all(isinstance(label, (str, int, float, np.generic)) for label in vocab):
-        raise ValueError('the loaders do not give one class for each photo; use dataloaders(folder), or CategoryBlock in your DataBlock')
+        raise ValueError('the loaders do not give one class for each photo; use dataloaders(folder), or '
+                         'CategoryBlock in your DataBlock')
 
 def cnn_learner(
     dls: DataLoaders,  # of `data.dataloaders`

@@ -47,7 +47,8 @@ def compare_backbones(
     progress: bool = False,  # show a bar
 ) -> pd.DataFrame:  # by architecture, best first: accuracy on the validation photos, low and high end of its 95 % interval, seconds to train, size_mb of the weights, latency_ms of one photo, error
     "Train and time several timm backbones; one that can't be had is a row with its `error`"
-    if isinstance(archs, str) or not (archs := list(dict.fromkeys(archs))): raise ValueError(f"archs={archs!r}: give a list of timm names, such as ['mobilenetv2_100', 'resnet18']")
+    if isinstance(archs, str) or not (archs := list(dict.fromkeys(archs))):
+        raise ValueError(f"archs={archs!r}: give a list of timm names, such as ['mobilenetv2_100', 'resnet18']")
     rows = {}
     for arch in tqdm(archs, desc='backbones', disable=not progress):
         try: rows[arch] = _measure(dls, arch, epochs, (weights or {}).get(arch), pretrained, seed)
@@ -65,6 +66,7 @@ def plot_backbones(
     ax = ax or subplots(figsize=(6, 3.5), layout='constrained')[1]
     ax.errorbar(ok.latency_ms, ok.accuracy, (ok.accuracy - ok.low, ok.high - ok.accuracy), fmt='none', ecolor='lightgrey', zorder=0)
     ax.scatter(ok.latency_ms, ok.accuracy, s=600*ok.size_mb/ok.size_mb.max(), alpha=.5)
-    for name, r in ok.iterrows(): ax.annotate(name, (r.latency_ms, r.accuracy), xytext=(4, 4), textcoords='offset points', fontsize=8)
+    for name, r in ok.iterrows():
+        ax.annotate(name, (r.latency_ms, r.accuracy), xytext=(4, 4), textcoords='offset points', fontsize=8)
     ax.set(xlabel='one photo, ms', ylabel='validation accuracy', xlim=(0, 1.25*ok.latency_ms.max()))
     return ax

@@ -60,7 +60,8 @@ def _class_name(
 ) -> str:
     "The class that a folder name stands for"
     try: name.encode()
-    except UnicodeEncodeError: name = os.fsencode(name).decode('cp1252', 'replace')      # a folder name that is not UTF-8
+    # A folder name that is not UTF-8
+    except UnicodeEncodeError: name = os.fsencode(name).decode('cp1252', 'replace')
     return unicodedata.normalize('NFC', name).strip()
 
 # %% ../nbs/01_data.ipynb #9297a7c9
@@ -174,7 +175,8 @@ def _rows(file):
         rows = [[value.strip() for value in row] for row in rows]
     n = len(header)
     for row in rows:
-        if any(row[n:]): raise DataError(f"{file}: a line has {len(row)} values and the first {n}: {', '.join(row)[:80]}")
+        if any(row[n:]):
+            raise DataError(f"{file}: a line has {len(row)} values and the first {n}: {', '.join(row)[:80]}")
     return header, [row[:n] + [''] * (n - len(row)) for row in rows]
 
 def _as_on_disk(path, folder):
@@ -278,7 +280,8 @@ def _some(names, most=3):
 
 def _photos(n): return f'{n} photo' if n == 1 else f'{n} photos'
 
-def _ours(path): return path.startswith(('data/corrected/', 'data/sample/'))        # where the uploader and the demo write
+# Where the uploader and the demo write
+def _ours(path): return path.startswith(('data/corrected/', 'data/sample/'))
 
 def _empty_folders(folder, used):
     "Top folders without photos that neither programs nor this package made"
@@ -293,7 +296,8 @@ def _notes(folder, paths, labels, classes):
     "What is to be said about a folder whose photos have these labels, None where there is none"
     locked = [p for p in paths if '/' not in p and os.path.isdir(folder/p)]
     if locked: yield f'no permission to look into {", ".join(locked)}; left out'
-    if (ours := [p for p in paths if _ours(p)]): yield f'{_photos(len(ours))} in data/ saved by this package ({_some(ours)}); left out'
+    if (ours := [p for p in paths if _ours(p)]):
+        yield f'{_photos(len(ours))} in data/ saved by this package ({_some(ours)}); left out'
     sides = sorted({p.split('/')[0] for p in paths if '/' in p and _split_name(p.split('/')[0])})
     if classes is not None: yield f'read as already split into {", ".join(sides)}; the classes are their sub-folders'
     elif len(sides) > 1:
@@ -332,11 +336,13 @@ def _dataset(folder, listing):
     df = listing.photos
     if df.empty:
         seen = f' ({"; ".join(listing.notes)})' if listing.notes else ''
-        raise DataError(f'{folder}: no photos in it that have a class{seen}; give a folder with one sub-folder of photos per class')
+        raise DataError(f'{folder}: no photos in it that have a class{seen}; give a folder with one sub-folder '
+                        'of photos per class')
     if df.label.nunique() < 2:
         inner = sorted({p.split('/')[1] for p in df.path if p.count('/') > 1})
         meant = f'; or is {Path(folder)/df.path[0].split("/")[0]} meant, with {_some(inner)}?' if len(inner) > 1 else ''
-        raise DataError(f'{folder}: only one class ({df.label[0]}); at least two sub-folders with photos are needed{meant}')
+        raise DataError(f'{folder}: only one class ({df.label[0]}); at least two sub-folders with photos are '
+                        f'needed{meant}')
     return df
 
 def list_dataset(
@@ -403,7 +409,8 @@ def _look(path):
     try:
         phash = int(str(imagehash.phash(square(open_photo(path, 128), 128))), 16)
         return *upright_size(path), file_digest(path), phash, None
-    except (PhotoError, OSError) as e: return 0, 0, '', 0, str(e).removeprefix(f'{path}: ') if isinstance(e, PhotoError) else e.strerror
+    except (PhotoError, OSError) as e:
+        return 0, 0, '', 0, str(e).removeprefix(f'{path}: ') if isinstance(e, PhotoError) else e.strerror
 
 def _look_all(folder, paths): return [_look(folder/p) for p in paths]
 
@@ -466,13 +473,15 @@ def _alike(hashes, distance):
         order = np.argsort(hashes & masks[list(chosen)].sum(), kind='stable')
         h = hashes[order]
         key, here = h & masks[list(chosen)].sum(), np.arange(len(h))
-        for step in count(1):                                           # each with the one `step` places on, as long as that is in the same run
+        # Each with the one `step` places on, as long as that is in the same run
+        for step in count(1):
             here = here[here < len(h) - step]
             here = here[key[here] == key[here + step]]
             if not len(here): break
             x = h[here] ^ h[here + step]
             keep = (x != 0) & (np.bitwise_count(x) <= distance)
-            for s in set(range(chosen[-1])) - set(chosen): keep &= x & masks[s] != 0       # else an earlier choice has found it
+            # Else an earlier choice has found it
+            for s in set(range(chosen[-1])) - set(chosen): keep &= x & masks[s] != 0
             if keep.any(): yield np.stack([order[here[keep]], order[here[keep] + step]], 1)
 
 # %% ../nbs/01_data.ipynb #884cd8dc
@@ -503,7 +512,8 @@ def near_copies(
     labels = np.zeros(len(hashes), int) if labels is None else np.unique(labels, return_inverse=True)[1]
     order = np.lexsort((labels, hashes))
     h, l = hashes[order], labels[order]
-    first = order[np.r_[True, (h[1:] != h[:-1]) | (l[1:] != l[:-1])][:len(h)]]               # one photo for each distinct hash of a label
+    # One photo for each distinct hash of a label
+    first = order[np.r_[True, (h[1:] != h[:-1]) | (l[1:] != l[:-1])][:len(h)]]
     alike = np.sort(first[_joining(_alike(hashes[first], distance), labels[first], most)], axis=1)
     return np.concatenate([_chains(hashes, order), alike[np.lexsort(alike.T[::-1])]])
 
@@ -593,7 +603,8 @@ def _assign(group, fractions, rng, have):
     for name, fraction in fractions.items():
         wanted, n = fraction * total, have[name]
         free = [i for i in rng.permutation(len(ids)) if to[ids[i]] == 'train']
-        spare = len(free) - (not have['train']) - (name == 'test' and not have['valid'])      # one for each split still to come
+        # One for each split still to come
+        spare = len(free) - (not have['train']) - (name == 'test' and not have['valid'])
         if not fraction or spare < 1: continue
         for i in free:
             if spare and n + sizes[i]/2 <= wanted:
@@ -647,7 +658,8 @@ def _warn_changed(folder, df, existing, method):
     sides = df[df.split != ''].groupby('group').split.nunique()
     between = df.path[(df.split == '') & df.group.isin(sides.index[sides > 1])]
     if method == 'grouped' and len(between):
-        _warn(folder, f'{_photos(len(between))} look like photos on several sides of the split ({_some(list(between))}); '
+        _warn(folder, f'{_photos(len(between))} look like photos on several sides of the split '
+                      f'({_some(list(between))}); '
                       'train comes before valid, and valid before test')
 
 def _warn_torn(folder, df):
@@ -655,7 +667,8 @@ def _warn_torn(folder, df):
     trained = set(df.group[df.split == 'train'])
     torn = df[df.split.isin(['valid', 'test']) & df.group.isin(trained)]
     if len(torn):
-        _warn(folder, f'{_photos(len(torn))} of valid and test show the same product as one in train, or look almost like it '
+        _warn(folder, f'{_photos(len(torn))} of valid and test show the same product as one in train, or look '
+                      'almost like it '
                       f'({_some(list(torn.path))}); the given split is kept, and figures over them are too good')
 
 def _deal(df, method, fractions, seed):
@@ -730,7 +743,9 @@ def _warn_gaps(df, folder, method, test):
         gap = sorted(set(df.label) - set(df.label[df.split == name]))
         few, one = [label for label in gap if label not in single], [label for label in gap if label in single]
         if few: _warn(folder, f'too few photos of {", ".join(few)} for any in the {name} split')
-        if one: _warn(folder, f'all photos of {", ".join(one)} are of one product or look alike, so none are in the {name} split; {way}')
+        if one:
+            _warn(folder, f'all photos of {", ".join(one)} are of one product or look alike, so none are in the '
+                          f'{name} split; {way}')
     for name, purpose in dict(train='train on', valid='validate with').items():
         if (df.split == name).any(): continue
         why = f'all photos of {", ".join(single)} are of one product or look alike; {way}' if single else 'too few; add some'
@@ -785,7 +800,9 @@ def _with_test_fold(splits, test, seed):
     valid = _grouped_folds(train, n_parts, seed)[0]
     left = set(train.label[train.index.difference(valid)])
     valid = [row for row in valid if train.label[row] in left]                            # a class's only group trains
-    if not valid: raise DataError('too few product groups to train, validate and test in each fold; add photos, or use fewer folds')
+    if not valid:
+        raise DataError('too few product groups to train, validate and test in each fold; add photos, or use '
+                        'fewer folds')
     fold.loc[valid, 'split'] = 'valid'
     return fold
 
@@ -830,7 +847,8 @@ class PhotoDL(TfmdDL):
     def _cached(self):
         "The cache, and each item's row in it; None where items are not photos of the cache, or more is done to them than squaring"
         tls = getattr(self.dataset, 'tls', None)
-        if not tls or self.prebatched or self.before_batch.fs or [type(t) for t in self.after_item.fs] != [ToTensor]: return
+        if not tls or self.prebatched or self.before_batch.fs or [type(t) for t in self.after_item.fs] != [ToTensor]:
+            return
         fs = tls[0].tfms.fs.filter(lambda f: f.name != 'noop')
         if len(fs) != 1 or not isinstance(fs[0], PhotoTransform) or fs[0].cache is None: return
         rows = [fs[0].cache.row.get(os.fspath(p)) if isinstance(p, (str, os.PathLike)) else None for p in tls[0].items]
@@ -838,7 +856,8 @@ class PhotoDL(TfmdDL):
 
     def _targets(self):
         "All that the dataset gives beside photos, stacked"
-        if not hasattr(self, '_stacked'): self._stacked = [type(t[0])(torch.stack(list(t))) for t in self.dataset.tls[1:]]
+        if not hasattr(self, '_stacked'):
+            self._stacked = [type(t[0])(torch.stack(list(t))) for t in self.dataset.tls[1:]]
         return self._stacked
 
     def before_iter(self):
@@ -983,7 +1002,8 @@ def _extract(archive, to, max_bytes):
     try:
         with zipfile.ZipFile(archive) as z:
             infos = [i for i in z.infolist() if not i.is_dir()]
-            for i in infos: i.filename = i.filename.replace('\\', '/')                    # some programs on Windows write them so
+            # Some programs on Windows write them so
+            for i in infos: i.filename = i.filename.replace('\\', '/')
             _check_archive(archive, infos, to, max_bytes)
             for i in infos:
                 parts = i.filename.split('/')
@@ -1015,7 +1035,8 @@ GEAR_URL = 'https://challenge.blob.core.windows.net/challengefiles/gear_images.z
 
 def _download(url, folder, progress):
     "`url` as a file in `folder`"
-    try: return Path(pooch.retrieve(url, None, fname='archive.zip', path=folder, downloader=pooch.HTTPDownloader(progressbar=progress, timeout=30)))
+    try:
+        return Path(pooch.retrieve(url, None, fname='archive.zip', path=folder, downloader=pooch.HTTPDownloader(progressbar=progress, timeout=30)))
     except Exception as e:
         status = getattr(getattr(e, 'response', None), 'status_code', None)
         raise DataError(f"{url}: could not be downloaded ({f'HTTP status {status}' if status else type(e).__name__}); "

@@ -63,7 +63,8 @@ def take_lessons(
     for k in ('vocab', 'c', 'size', 'splits', 'folder'): setattr(dls, k, size if k == 'size' else getattr(was, k))
     return dls
 
-def _shrink(x, size): return (F.interpolate(x.as_subclass(Tensor), size=(size, size), mode='bilinear', antialias=True)*255).round().clamp(0, 255).byte()
+def _shrink(x, size):
+    return (F.interpolate(x.as_subclass(Tensor), size=(size, size), mode='bilinear', antialias=True)*255).round().clamp(0, 255).byte()
 
 # %% ../nbs/04b_distill.ipynb #9f68f393
 class TaughtLoss(CrossEntropyLossFlat):
@@ -92,7 +93,8 @@ def pupil_learner(
 ) -> Learner:
     "A `cnn_learner` that learns opinions, labels and, if its own are pooled, features; the layer that guesses them, `model.imitate`, is not saved"
     learn = cnn_learner(dls, arch, **dict(dict(loss_func=TaughtLoss(), model_args=dict(drop_rate=0.)), **kwargs))
-    if isinstance(learn.model, GearCNN): learn.model.imitate = nn.Linear(learn.model.num_features, dls.train.features.shape[-1], device=dls.device)
+    if isinstance(learn.model, GearCNN):
+        learn.model.imitate = nn.Linear(learn.model.num_features, dls.train.features.shape[-1], device=dls.device)
     return learn
 
 
@@ -114,5 +116,7 @@ def taught_dataloaders(
     learn = transfer_learner(dataloaders(folder, teacher_size, splits=splits), teacher, weights, pretrained)
     learn.fit_head(4)
     row = learn.recorder.history[-1]
-    if progress: print(f"teacher {teacher}: validation accuracy {row['accuracy']:.3f}; it judges {variations} variations of {len(learn.dls.train_ds)} photos", flush=True)
+    if progress:
+        print(f"teacher {teacher}: validation accuracy {row['accuracy']:.3f}; it judges {variations} variations "
+              f"of {len(learn.dls.train_ds)} photos", flush=True)
     return take_lessons(learn, size, variations, augment, bs)

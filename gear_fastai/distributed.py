@@ -30,8 +30,10 @@ class SharedDL(DistributedDL):
         whole = len(self)*self.bs*self.world_size
         return np.reshape(ids[:whole], (-1, self.world_size, self.bs))[:, self.rank].ravel().tolist()
 
-    def __len__(self): return self.dl.n//(self.bs*self.world_size) if self.drop_last else -(-len(range(self.rank, self.dl.n, self.world_size))//self.bs)
-    def to_detach(self, b, cpu=True, gather=True): return to_detach(b, cpu, gather=False)           # summed up once an epoch
+    def __len__(self):
+        return self.dl.n//(self.bs*self.world_size) if self.drop_last else -(-len(range(self.rank, self.dl.n, self.world_size))//self.bs)
+    # Summed up once an epoch
+    def to_detach(self, b, cpu=True, gather=True): return to_detach(b, cpu, gather=False)
 
 # %% ../nbs/02a_distributed.ipynb #a86b560a
 def _shuffled_together(shares):
@@ -65,7 +67,9 @@ class Together(DistributedTrainer):
 
     def before_train(self):
         super().before_train()
-        if rank_distrib(): torch.manual_seed(random.Random(f'{self.seed} {len(self.recorder.history)} {rank_distrib()}').getrandbits(60))
+        if rank_distrib():
+            torch.manual_seed(random.Random(f'{self.seed} {len(self.recorder.history)} '
+                                            f'{rank_distrib()}').getrandbits(60))
 
     def before_batch(self):
         if self.training: self.learn.model = self.wrapped
@@ -105,12 +109,15 @@ def joined(
     wait: float = 10,  # seconds for the others to answer, when one is lost
 ):
     "Join the other ranks; `RankError` if one ends too early"
-    state = PartialState(cpu=_on_cpu(), timeout=timedelta(hours=2))              # the others may wait for rank 0 to split, or to save
+    # The others may wait for rank 0 to split, or to save
+    state = PartialState(cpu=_on_cpu(), timeout=timedelta(hours=2))
     default_device(state.device.type == 'cuda')
     dist.distributed_c10d._get_default_store().set(f'host/{rank_distrib()}', socket.gethostname())
     signal.signal(signal.SIGTERM, _ended)
     try: yield
-    except _Ended: raise RankError(f'rank {rank_distrib()} of {num_distrib()}: ended by SIGTERM, as when another rank fails, which the launcher names; {_KEPT}') from None
+    except _Ended:
+        raise RankError(f'rank {rank_distrib()} of {num_distrib()}: ended by SIGTERM, as when another rank '
+                        f'fails, which the launcher names; {_KEPT}') from None
     except RuntimeError as e:
         if not (isinstance(e, dist.DistError) or 'gloo' in str(e)): raise
         try: who = ', '.join(_missing(wait)) or 'another rank'

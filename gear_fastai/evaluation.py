@@ -65,7 +65,8 @@ def manifest_of(
     folder = _expand(folder)
     if (folder/MANIFEST).exists(): return read_splits(folder)
     if trained is not None and _same_photos(folder, trained): return trained
-    raise DataError(f'{folder}: no {MANIFEST} in it; {_score_all}, or split it with: {shell_command("data", "split", folder)}')
+    raise DataError(f'{folder}: no {MANIFEST} in it; {_score_all}, or split it with: '
+                    f'{shell_command("data", "split", folder)}')
 
 def _same_photos(folder, trained, n=20):
     "Does `folder` hold most of `n` photos of the manifest `trained`?"
@@ -135,7 +136,8 @@ def note_test_use(
     before = pd.read_csv(log, dtype=str) if log.exists() else pd.DataFrame(columns=['splits', 'model', 'when'])
     others = set(before.model[before.splits == splits])
     if model not in others:
-        with contextlib.suppress(OSError): pd.concat([before, pd.DataFrame([[splits, model, time.strftime('%Y-%m-%d %H:%M')]], columns=before.columns)]).to_csv(log, index=False)
+        with contextlib.suppress(OSError):
+            pd.concat([before, pd.DataFrame([[splits, model, time.strftime('%Y-%m-%d %H:%M')]], columns=before.columns)]).to_csv(log, index=False)
     return len(others - {model})
 
 # %% ../nbs/07_evaluation.ipynb #23059492
@@ -209,7 +211,8 @@ class Evaluation:
         if self.noted: yield f'noted in {self.noted}, to warn when other models are scored on this test split'
         yield ''
         yield pd.DataFrame(self.per_class).T.astype({'n': int}).round(3).to_string()
-        if (absent := [label for label in self.labels if label not in self.per_class]): yield f'no photos of: {", ".join(absent)}'
+        if (absent := [label for label in self.labels if label not in self.per_class]):
+            yield f'no photos of: {", ".join(absent)}'
         if self.per_source: yield '\n' + pd.DataFrame(self.per_source).T.astype({'n': int}).round(3).to_string()
         yield from (f'not read: {path} ({why})' for path, why in self.unreadable.items())
 
@@ -220,7 +223,8 @@ class Evaluation:
         "Say how many of the photos the model has seen in training"
         if self.seen_in_training is None: return 'it is not known which photos the model was trained on'
         variants = self.seen_in_training - self.trained_on
-        return (f'{self.trained_on} of the {self.n} photos ({self.trained_on/self.n:.1%}) were used to train this model, '
+        return (f'{self.trained_on} of the {self.n} photos ({self.trained_on/self.n:.1%}) were used to train '
+                'this model, '
                 f'{variants} others ({variants/self.n:.1%}) are variants of such photos')
 
     def __str__(self): return '\n'.join(self._lines())
@@ -238,7 +242,8 @@ class Evaluation:
         m = np.array(self.confusion)
         ax = ax or subplots(figsize=(6, 6), layout='constrained')[1]
         ax.imshow(m / np.maximum(m.sum(1, keepdims=True), 1), cmap='Blues', vmin=0, vmax=1)
-        for i, j in zip(*np.nonzero(m)): ax.text(j, i, m[i, j], ha='center', va='center', color='white' if m[i, j] > m[i].sum()/2 else 'black')
+        for i, j in zip(*np.nonzero(m)):
+            ax.text(j, i, m[i, j], ha='center', va='center', color='white' if m[i, j] > m[i].sum()/2 else 'black')
         labels, text = drawable(self.labels)
         ax.set_xticks(range(len(m)), labels, rotation=90, **text)
         ax.set_yticks(range(len(m)), labels, **text)
@@ -271,7 +276,8 @@ def _check_classes(folder, df, labels):
 def _seen(folder, df, trained, split):
     "Columns that say which photos the model has seen in training, and a warning; none where that is not known"
     if trained is None:
-        warnings.warn(f'{folder}: the model has no {MANIFEST}, so it is not known which of these photos it was trained on')
+        warnings.warn(f'{folder}: the model has no {MANIFEST}, so it is not known which of these photos it was '
+                      'trained on')
         return {}
     used = ('train',) if split == 'valid' else ('train', 'valid')
     splits = None if split == 'all' else manifest_of(folder, trained)
@@ -365,8 +371,10 @@ def cross_validate(
     asked = []
     for k, table in enumerate(splits):
         here, unfinished = out/f'fold-{k}', out/f'fold-{k}.checkpoint'
-        if unfinished.exists() or not here.exists(): train_model(folder, out=here, split=table, progress=progress, resume=unfinished.exists(), **options)
+        if unfinished.exists() or not here.exists():
+            train_model(folder, out=here, split=table, progress=progress, resume=unfinished.exists(), **options)
         clf = GearClassifier(here)
         asked.append(_ask(clf, folder, table[table.split == 'test'], False).assign(fold=k))
-        if progress: print(f'fold {k}: {_evaluation(clf.labels, asked[-1], "").accuracy:.1%} of {len(asked[-1])}', flush=True)
+        if progress:
+            print(f'fold {k}: {_evaluation(clf.labels, asked[-1], "").accuracy:.1%} of {len(asked[-1])}', flush=True)
     return _evaluation(clf.labels, pd.concat(asked, ignore_index=True), f'{len(splits)} {"grouped" if grouped else "random"} folds')

@@ -32,8 +32,10 @@ def to_disk(
 
 def _disk_error(e):
     "The full or broken disk behind what a library raised, as an `OSError`; None if it is something else"
-    if (said := re.search(r'\(os error (\d+)\)', str(e))): e = OSError(int(said[1]), os.strerror(int(said[1])))       # safetensors
-    if not isinstance(e, OSError): e = e.__context__                                                                    # torch
+    # Safetensors
+    if (said := re.search(r'\(os error (\d+)\)', str(e))): e = OSError(int(said[1]), os.strerror(int(said[1])))
+    # Torch
+    if not isinstance(e, OSError): e = e.__context__
     return e if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO) else None
 
 @contextlib.contextmanager
@@ -56,7 +58,8 @@ def recover(
 ):
     "Put the former model back if a replacement was cut short between its two renames"
     dest = Path(dest)
-    with contextlib.suppress(OSError):                                  # somebody else did, or nothing may be written here
+    # Somebody else did, or nothing may be written here
+    with contextlib.suppress(OSError):
         if not dest.exists() and (_spare(dest)/'gear.json').is_file(): _spare(dest).rename(dest)
 
 def clear_leftovers(
@@ -74,7 +77,8 @@ def check_replaceable(
     "`ModelError` if `dest` holds something else than a saved model"
     dest = Path(dest)
     free = not dest.exists() or dest.is_dir() and not any(dest.iterdir())
-    if not (free or (dest/'gear.json').is_file()): raise ModelError(f'{dest}: exists and is no saved model; name another folder')
+    if not (free or (dest/'gear.json').is_file()):
+        raise ModelError(f'{dest}: exists and is no saved model; name another folder')
 
 @contextlib.contextmanager
 def whole_folder(
@@ -103,7 +107,8 @@ def replace_folder(
         if dest.exists(): dest.rename(_spare(dest))
         try: new.rename(dest)
         except OSError:
-            if not dest.exists(): raise                                 # else a reader found no model for a moment, and put the former one back
+            # Else a reader found no model for a moment, and put the former one back
+            if not dest.exists(): raise
         else: return shutil.rmtree(_spare(dest), ignore_errors=True)
 
 # %% ../nbs/04a_folder.ipynb #fc1a63b7
@@ -130,7 +135,8 @@ def read_checked(
     "A file of a saved model; `ModelError` if it is not the one that was saved"
     raw = (Path(folder)/name).read_bytes()
     if _digest(name, raw) != about['files'].get(name):
-        raise ModelError(f'{folder}/{name}: not the file that was saved (changed or damaged); copy the folder again or save the model anew')
+        raise ModelError(f'{folder}/{name}: not the file that was saved (changed or damaged); copy the folder '
+                         'again or save the model anew')
     return raw
 
 # %% ../nbs/04a_folder.ipynb #83dd65f8
@@ -157,15 +163,19 @@ def steady(
     return again
 
 # %% ../nbs/04a_folder.ipynb #7b61e4eb
-def _numbers(x, n): return isinstance(x, list) and len(x) == n and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in x)
+def _numbers(x, n):
+    return isinstance(x, list) and len(x) == n and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in x)
 
 def _flaw(about):
     "Why `about` can't be the content of gear.json; None if it can"
     if not isinstance(about, dict) or not isinstance(about.get('format'), int): return 'no format'
     labels, p, t = about.get('labels'), about.get('preprocessing'), about.get('temperature')
-    if not (isinstance(labels, list) and labels and all(isinstance(l, str) and l for l in labels) and len(set(labels)) == len(labels)): return 'labels are no list of names'
-    if not isinstance(p, dict) or not isinstance(p.get('size'), int) or p['size'] < 1: return 'preprocessing has no size'
-    if not (_numbers(p.get('mean'), 3) and _numbers(p.get('std'), 3) and min(p['std']) > 0): return 'preprocessing has no mean and std of three numbers'
+    if not (isinstance(labels, list) and labels and all(isinstance(l, str) and l for l in labels) and len(set(labels)) == len(labels)):
+        return 'labels are no list of names'
+    if not isinstance(p, dict) or not isinstance(p.get('size'), int) or p['size'] < 1:
+        return 'preprocessing has no size'
+    if not (_numbers(p.get('mean'), 3) and _numbers(p.get('std'), 3) and min(p['std']) > 0):
+        return 'preprocessing has no mean and std of three numbers'
     if not (_numbers([t], 1) and 0 < t < math.inf): return 'temperature is no positive number'
     if not isinstance(about.get('files'), dict): return 'no digests of its files'
 
@@ -184,7 +194,8 @@ def read_gear(
         raise ModelError(f'{folder}: written by a newer gear_fastai (format {f}, this reads {FORMAT}); upgrade')
     if (why := _flaw(about)): raise ModelError(f'{folder}/gear.json: damaged ({why})')
     if json.loads(read_checked(folder, 'config.json', about)).get('label_names') != about['labels']:
-        raise ModelError(f'{folder}/gear.json: its labels are not those of config.json; copy the folder again or save the model anew')
+        raise ModelError(f'{folder}/gear.json: its labels are not those of config.json; copy the folder again or '
+                         'save the model anew')
     return about
 
 @steady

@@ -46,7 +46,9 @@ class Prediction:
     def to_dict(self) -> dict:
         "All but the photo, for JSON"
         return {k: getattr(self, k) for k in ('path', 'label', 'confidence', 'probabilities', 'similarity', 'error')}
-    def __str__(self): return _plain(self.error or f"{self.path or 'photo'}: {self.label or f'not sure, perhaps {self.guess}'} ({self.confidence:.1%})")
+    def __str__(self):
+        return _plain(self.error or f"{self.path or 'photo'}: {self.label or f'not sure, perhaps {self.guess}'} "
+                                    f"({self.confidence:.1%})")
 
     def _repr_html_(self):
         if self.error: return f'<p>{html.escape(_plain(self.error))}</p>'
@@ -97,7 +99,8 @@ def _model_folder(model):
     if folder.is_file() and (folder.parent/'gear.json').is_file():
         raise ModelError(f'{model}: a file of a saved model; give its folder, {folder.parent}')
     if folder.suffix in ('.pkl', '.pth', '.pt'):
-        raise ModelError(f"{model}: not a model folder; a Learner is made into one with save_model(learn, 'models/mine')")
+        raise ModelError(f"{model}: not a model folder; a Learner is made into one with save_model(learn, "
+                         "'models/mine')")
     return folder.absolute() if folder.is_dir() else folder                 # the error names it as you did
 
 def _path(src): return os.fspath(src) if isinstance(src, (str, os.PathLike)) else None
@@ -110,10 +113,13 @@ def _open_session(raw, name, threads, device):
     opts.intra_op_num_threads, opts.log_severity_level = threads, 3
     providers = ['CPUExecutionProvider'] if device == 'cpu' else ['CUDAExecutionProvider', 'CPUExecutionProvider']
     if providers[0] not in onnxruntime.get_available_providers():
-        raise ModelError("device='cuda': this ONNX Runtime can't use a GPU; pip install onnxruntime-gpu in place of onnxruntime")
+        raise ModelError("device='cuda': this ONNX Runtime can't use a GPU; pip install onnxruntime-gpu in place "
+                         "of onnxruntime")
     try: session = onnxruntime.InferenceSession(raw, opts, providers=providers)
     except Exception as e: raise ModelError(f"{name}: can't be opened ({str(e).splitlines()[0][:150]})") from e
-    if session.get_providers()[0] != providers[0]: raise ModelError("device='cuda': ONNX Runtime finds no GPU that it can use; see nvidia-smi, or use device='cpu'")
+    if session.get_providers()[0] != providers[0]:
+        raise ModelError("device='cuda': ONNX Runtime finds no GPU that it can use; see nvidia-smi, or use "
+                         "device='cpu'")
     return session
 
 # %% ../nbs/06_inference.ipynb #95daba7d
@@ -127,22 +133,26 @@ class _SavedNetwork:
     ):
         if device not in ('cpu', 'cuda'): raise ValueError(f"device='{device}': choose 'cpu' or 'cuda'")
         if threads < 0: raise ValueError(f'threads={threads}: give 1 or more, or 0 for one per core')
-        if threshold is not None and not -1 <= threshold <= 1: raise ValueError(f'threshold={threshold}: give a similarity from -1 (always sure) to 1')
+        if threshold is not None and not -1 <= threshold <= 1:
+            raise ValueError(f'threshold={threshold}: give a similarity from -1 (always sure) to 1')
         self.folder, self.threads, self.device, self._sessions = _model_folder(model), threads, device, {}
         about, self._raw = read_model(self.folder, 'model.onnx')
         p = about['preprocessing']
         self.labels, self.temperature, self.size, self.mean, self.std = about['labels'], about['temperature'], p['size'], p['mean'], p['std']
         self.resize = p.get('resize')
         self.threshold = about.get('rejection_threshold') if threshold is None else threshold
-        if len(self._session(threads).get_outputs()) == 1: self.threshold = None                    # saved before there was a similarity
+        # Saved before there was a similarity
+        if len(self._session(threads).get_outputs()) == 1: self.threshold = None
 
     def _session(self, threads):
         "The session that uses so many threads; each process has its own, since a session does not survive a fork"
-        if (key := (os.getpid(), threads)) not in self._sessions: self._sessions[key] = _open_session(self._raw, f'{self.folder}/model.onnx', threads, self.device)
+        if (key := (os.getpid(), threads)) not in self._sessions:
+            self._sessions[key] = _open_session(self._raw, f'{self.folder}/model.onnx', threads, self.device)
         return self._sessions[key]
 
     def __reduce__(self): return type(self), (self.folder, self.threads, self.device, self.threshold)
-    def __repr__(self): return f'{type(self).__name__}({_from_here(self.folder)!r}): {len(self.labels)} classes, {self.size} pixels'
+    def __repr__(self):
+        return f'{type(self).__name__}({_from_here(self.folder)!r}): {len(self.labels)} classes, {self.size} pixels'
 
     def look(self,
         pixels: np.ndarray,  # uint8 (N, size, size, 3), of `photo.to_pixels`
@@ -262,17 +272,19 @@ def write_csv(
     predictions,  # iterable of `Prediction`
     file,  # to write to, opened with newline=''
     labels: list,  # the classes, a column each
+    extra: dict = None,  # further columns after `top1`: name → attribute of a prediction, empty where it has none
 ):
     "Write a row for each prediction as it comes: path, label, confidence, `top1`, the probability of each class, error"
+    extra = extra or {}
+    columns = ['path', 'label', 'confidence', 'top1', *extra]
     rows = csv.writer(file, lineterminator='\n')
-    rows.writerow(map(_plain, [*_COLUMNS, *(_column(label, labels) for label in labels), 'error']))
+    rows.writerow(map(_plain, [*columns, *(_column(label, labels, [*columns, 'error']) for label in labels), 'error']))
     for p in predictions:
+        more = [getattr(p, name, None) for name in extra.values()]
         probabilities = [_rounded(p.probabilities.get(label)) for label in labels]
-        rows.writerow(map(_plain, [p.path, p.label, _rounded(p.confidence), p.guess, *probabilities, p.error]))
+        rows.writerow(map(_plain, [p.path, p.label, _rounded(p.confidence), p.guess, *more, *probabilities, p.error]))
 
-_COLUMNS = ('path', 'label', 'confidence', 'top1')
-
-def _column(label, labels, others=(*_COLUMNS, 'error')):
+def _column(label, labels, others):
     "The name of a class's column: the class, or `class error` if the class is called as another column"
     name = label
     while name in others or name != label and name in labels: name = f'class {name}'

@@ -6,7 +6,7 @@
 __all__ = ['read_class_map', 'merge_datasets']
 
 # %% ../nbs/01b_merge.ipynb #7aac2951
-import csv, os, shutil, tempfile
+import csv, os, posixpath, shutil, tempfile
 from pathlib import Path
 import numpy as np, pandas as pd
 from .data import MANIFEST, DataError, split_dataset, write_splits
@@ -34,7 +34,8 @@ def _sources(folders, out):
     names = [_class_name(f.resolve().name) for f in folders]
     if len(folders) < 2: raise DataError('merge: give two datasets or more')
     if len(set(names)) < len(names):
-        raise DataError(f"merge: two datasets are called '{max(names, key=names.count)}'; rename one, its name is its source's")
+        raise DataError(f"merge: two datasets are called '{max(names, key=names.count)}'; rename one, its name "
+                        "is its source's")
     if out.exists() and (out.is_file() or any(out.iterdir())): raise DataError(f'{out}: exists; name another folder')
     return names
 
@@ -58,9 +59,10 @@ def _new_paths(df, labels):
     for path, old, label, source in zip(df.path, df.label, labels, df.source):
         rest = _within_class(path, old)
         if f'{label}/{source}/{rest}' in used:
-            inner, name = os.path.split(rest)
-            rest = os.path.join(inner, f'{path.split("/")[0]}_{name}')
-        if (new := f'{label}/{source}/{rest}') in used: raise DataError(f'{new}: two photos would have this name; rename one')
+            inner, name = posixpath.split(rest)
+            rest = posixpath.join(inner, f'{path.split("/")[0]}_{name}')
+        if (new := f'{label}/{source}/{rest}') in used:
+            raise DataError(f'{new}: two photos would have this name; rename one')
         used.add(new)
         paths.append(new)
     return paths
@@ -96,7 +98,8 @@ def _write_manifest(folder, df):
     splits['group'] = _with_old_groups(splits.group, np.array([old[p] for p in splits.path]))
     splits, moved = _one_side(splits, dict(zip(given.new, given.source)))
     if moved:
-        _warn(folder, f'{_photos(len(moved))} of valid or test put on the side where another dataset has the same product or picture '
+        _warn(folder, f'{_photos(len(moved))} of valid or test put on the side where another dataset has the '
+                      'same product or picture '
                       f'({_some(moved)})')
     write_splits(folder, splits)
 

@@ -26,9 +26,11 @@ from .calibration import MIN_PHOTOS, calibration_error, fit_temperature, rejecti
 from .cnn import check_labels, cnn_learner, photo_size
 from .distill import TAUGHT, pupil_learner, taught_dataloaders
 from .data import DataError, dataloaders, ensure_splits, file_digest, write_splits
-from .folder import FORMAT, HAND_BUILT, ModelError, check_replaceable, clear_leftovers, replace_folder, digests, read_gear, read_model, steady, usual_size, whole_folder, writing
+from .folder import FORMAT, HAND_BUILT, ModelError, check_replaceable, clear_leftovers, digests, read_gear, read_model
+from .folder import replace_folder, steady, usual_size, whole_folder, writing
 from .photo import FASTAI_RESIZES, normalize, to_pixels
-from .training import Checkpoint, CheckpointError, EpochRecorder, best_epoch, check_about, from_rank0, on_all_ranks, photo_learner, plot_history, record_epochs
+from .training import Checkpoint, CheckpointError, EpochRecorder, best_epoch, check_about, from_rank0, on_all_ranks
+from .training import photo_learner, plot_history, record_epochs
 from .transfer import _Seeing, check_network, frozen, head_logits, transfer_learner, write_onnx
 
 # %% ../nbs/05_model.ipynb #f37289ef
@@ -48,7 +50,8 @@ def export_onnx(
     _halve(path, lambda w: half or w.name == 'known')
     got = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider']).run(None, {'image': check})
     worst = float(max(np.abs(softmax(got[0], 1) - softmax(want[0], 1)).max(), np.abs(got[1] - want[1]).max()))
-    if not worst < tolerance: raise ModelError(f'{path}: ONNX Runtime and torch differ by {worst:.2g} in probability or similarity; not saved')
+    if not worst < tolerance:
+        raise ModelError(f'{path}: ONNX Runtime and torch differ by {worst:.2g} in probability or similarity; not saved')
     return worst
 
 def _halve(path, which):
@@ -58,7 +61,8 @@ def _halve(path, which):
     for w in large:
         proto.graph.node.insert(0, onnx.helper.make_node('Cast', [w.name + '.half'], [w.name], to=onnx.TensorProto.FLOAT))
         w.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(w).astype(np.float16), w.name + '.half'))
-    proto.model_version = 0                             # a zero byte near the start, so that git never takes the file for text
+    # A zero byte near the start, so that git never takes the file for text
+    proto.model_version = 0
     onnx.save(proto, path)
 
 # %% ../nbs/05_model.ipynb #82b81a57
@@ -79,7 +83,10 @@ def _foreign_splits(dls):
             photos, labels = ds.tls
             items = getattr(photos.items, 'iloc', photos.items)
             files = [_file_of(items[i], photos.tfms) for i in range(len(photos.items))]
-        except Exception: raise ModelError(f'the photos of the {split} loader are not files, so the model could not name what it was trained on; use dataloaders(folder), or loaders whose items are image files') from None
+        except Exception:
+            raise ModelError(f'the photos of the {split} loader are not files, so the model could not name what '
+                             'it was trained on; '
+                             'use dataloaders(folder), or loaders whose items are image files') from None
         rows += [(file, str(dls.vocab[int(label)]), split) for file, label in zip(files, labels)]
     folder = Path(os.path.commonpath([file.parent for file, *_ in rows]))
     splits = pd.DataFrame(rows, columns=['path', 'label', 'split']).drop_duplicates('path', ignore_index=True)
@@ -97,7 +104,8 @@ def _resizing(dls, about, most=32):
     "The method of fastai's `Resize` that gives the same pixels as the loaders; None for the letterbox"
     items = dls.valid_ds.items
     step = -(-len(items)//most)
-    with no_random(): given = dls.test_dl(getattr(items, 'iloc', items)[::step], bs=most, num_workers=0).one_batch()[0].cpu().numpy()
+    with no_random():
+        given = dls.test_dl(getattr(items, 'iloc', items)[::step], bs=most, num_workers=0).one_batch()[0].cpu().numpy()
     files = [about.folder/p for p in about.splits.query('split == "valid"').path][::step]
     off = {}
     for method in (None, *FASTAI_RESIZES):
@@ -142,9 +150,12 @@ def check_learner(
     "`ModelError` or `ValueError`, before any training, if what `learn` trains could not be saved"
     model = unwrap_model(learn.model)
     if not (hasattr(model, 'pretrained_cfg') and hasattr(model, 'forward_head')):
-        raise ModelError(f"a {type(model).__name__} can't be saved as a model, only networks of timm: use transfer_learner(dls, 'resnet18') or cnn_learner(dls)")
+        raise ModelError(f"a {type(model).__name__} can't be saved as a model, only networks of timm: "
+                         "use transfer_learner(dls, 'resnet18') or cnn_learner(dls)")
     classes = len(_labels(learn.dls))
-    if classes != model.num_classes: raise ModelError(f'the network has {model.num_classes} outputs, the photos have {classes} classes; create it with num_classes=dls.c')
+    if classes != model.num_classes:
+        raise ModelError(f'the network has {model.num_classes} outputs, the photos have {classes} classes; '
+                         'create it with num_classes=dls.c')
     about = describe_loaders(learn.dls)
     tried = hasattr(learn, 'fit_head') or model.pretrained_cfg['architecture'] in HAND_BUILT
     if not tried: check_network(model, about.size)
@@ -163,7 +174,7 @@ def fingerprint(
     return dict(photos=len(splits), classes=splits.label.nunique(), split=splits.split.value_counts().to_dict(), blake2b=h.hexdigest())
 
 def _with_digests(splits, folder):
-    "`splits` with a digest of the file of each photo in train or valid, by which it is recognized when it was moved or renamed; '' for others"
+    "`splits` with a digest of the file of each photo in train or valid, which survives moves and renames; '' for others"
     def digest(row):
         path = Path(folder)/row.path
         return file_digest(path) if row.split != 'test' and path.is_file() else ''
@@ -179,7 +190,8 @@ def _describe(architecture, photos, row, calibration, onnx_difference, notes):
     "The content of gear.json"
     return dict(format=FORMAT, architecture=architecture, labels=photos.labels, preprocessing=_preprocessing(photos),
         **calibration,
-        metrics=dict({k: v for k, v in row.items() if k != 'seconds'}, measured='on the validation photos, which chose the epoch that was saved'),
+        metrics=dict({k: v for k, v in row.items() if k != 'seconds'}, measured='on the validation photos, which '
+                                                                                'chose the epoch that was saved'),
         evaluations=[], onnx_max_probability_difference=onnx_difference, data=fingerprint(photos.splits, photos.folder),
         versions={p: version(p) for p in ('gear_fastai', 'torch', 'timm', 'fastai', 'onnxruntime', 'pillow')}, notes=notes or {})
 
@@ -189,7 +201,9 @@ def _look(learn, model, train_items, most=2000):
     valid = learn.dls.valid
     labels = torch.cat([y.cpu() for _, y in valid])
     every = -(-len(train_items)//most)
-    if (seen := getattr(learn, 'seen', None)): return F.normalize(seen[0][::every]), F.normalize(seen[1]), head_logits(model, seen[1]), labels       # of a head found on features
+    # Of a head found on features
+    if (seen := getattr(learn, 'seen', None)):
+        return F.normalize(seen[0][::every]), F.normalize(seen[1]), head_logits(model, seen[1]), labels
     train = learn.dls.test_dl(getattr(train_items, 'iloc', train_items)[::every], bs=64)
     see = frozen(_Seeing(model), valid.one_batch()[0][:2].cpu())
     logits, features = (torch.cat(o) for o in zip(*(see(b[0].cpu()) for b in valid)))
@@ -198,7 +212,8 @@ def _look(learn, model, train_items, most=2000):
 def _calibrate(known, features, logits, labels, rate=.02):
     "Fit temperature and rejection threshold on the validation photos, of which a share of `rate` is rejected"
     if len(labels) < MIN_PHOTOS:
-        warnings.warn(f'{len(labels)} validation photos are too few to calibrate with, {MIN_PHOTOS} are needed: the temperature stays 1 and no photo is rejected')
+        warnings.warn(f'{len(labels)} validation photos are too few to calibrate with, {MIN_PHOTOS} are needed: '
+                      'the temperature stays 1 and no photo is rejected')
         return dict(temperature=1., rejection_threshold=None)
     t = fit_temperature(logits.numpy(), labels.numpy())
     right = logits.argmax(1) == labels
@@ -266,7 +281,8 @@ def _draw(history, saved, f):
 def _input(preprocessing):
     "How photos are prepared, for the model card"
     size, method = preprocessing['size'], preprocessing.get('resize')
-    if method in FASTAI_RESIZES: return f"a photo, resized to {size} × {size} pixels as fastai's Resize does it ({method})"
+    if method in FASTAI_RESIZES:
+        return f"a photo, resized to {size} × {size} pixels as fastai's Resize does it ({method})"
     return f'a photo, upright, transparency on white, its longer side resized to {size} pixels and squared on white'
 
 def _card(name, about):
@@ -274,10 +290,13 @@ def _card(name, about):
     m, d, p, c, teacher = about['metrics'], about['data'], about['preprocessing'], about.get('calibration', {}), about['notes'].get('teacher')
     figures = ', '.join(f'{k} {v:.4g}' for k, v in m.items() if isinstance(v, (int, float)))
     taught = f' It was taught by a `{teacher}` with pretrained weights, none of which are in it.' if teacher else ''
-    tests = '\n'.join(f"- {e['what']}: accuracy {e['accuracy']:.1%} (most probable class, rejected photos included; 95 % interval {e['accuracy_ci95'][0]:.1%} to {e['accuracy_ci95'][1]:.1%}), "
+    tests = '\n'.join(f"- {e['what']}: accuracy {e['accuracy']:.1%} (most probable class, rejected photos "
+                      f"included; 95 % interval {e['accuracy_ci95'][0]:.1%} to {e['accuracy_ci95'][1]:.1%}), "
                       f"macro-F1 {e['macro_f1']:.3f}, {e['n']} photos" for e in about['evaluations'])
-    calibrated = (f"**Calibrated** on {c['photos']} validation photos: temperature {about['temperature']:.2f}; expected calibration error there {c['calibration_error']['before']:.1%} before, "
-                  f"{c['calibration_error']['after']:.1%} after. A photo whose features have a cosine of less than {about['rejection_threshold']:.3f} with those of every training photo is \"not sure\" "
+    calibrated = (f"**Calibrated** on {c['photos']} validation photos: temperature {about['temperature']:.2f}; "
+                  f"expected calibration error there {c['calibration_error']['before']:.1%} before, "
+                  f"{c['calibration_error']['after']:.1%} after. A photo whose features have a cosine of less "
+                  f"than {about['rejection_threshold']:.3f} with those of every training photo is \"not sure\" "
                   f"({c['rejection_rate']:.0%} of the validation photos are).\n\n") if c else ''
     return f'''---
 library_name: timm
@@ -326,8 +345,10 @@ def _replace_text(path, text):
 def _check_folder(path):
     "`ModelError` for a file in place of a model folder"
     if not Path(path).is_file(): return
-    ways = {'.pkl': 'fastai exported it, open it with load_learner', '.pth': "fastai saved its weights, open it with learn.load"}
-    raise ModelError(f'{path}: a file, not a model folder; {ways.get(Path(path).suffix, "name the folder that it is in")}')
+    ways = {'.pkl': 'fastai exported it, open it with load_learner', '.pth': "fastai saved its weights, open it "
+                                                                             "with learn.load"}
+    raise ModelError(f'{path}: a file, not a model folder; '
+                     f'{ways.get(Path(path).suffix, "name the folder that it is in")}')
 
 @steady
 def load_model(
@@ -337,7 +358,8 @@ def load_model(
     _check_folder(folder)
     read_model(folder, 'model.safetensors')
     try: return timm.create_model(f'local-dir:{Path(folder).resolve()}', pretrained=True).eval()
-    except Exception as e: raise ModelError(f'{folder}: can\'t be loaded ({str(e).strip().splitlines()[0][:150]})') from e
+    except Exception as e:
+        raise ModelError(f'{folder}: can\'t be loaded ({str(e).strip().splitlines()[0][:150]})') from e
 
 def load_learner_from(
     folder,  # a model folder
@@ -368,7 +390,8 @@ class SaveBest(Callback):
         self.saved, self.unsaved = None, None
 
     def __call__(self, event_name):
-        if event_name == 'before_fit': check_learner(self.learn)         # here, since fastai adds lines of its own to an error in an event
+        # Here, since fastai adds lines of its own to an error in an event
+        if event_name == 'before_fit': check_learner(self.learn)
         return super().__call__(event_name)
 
     def before_fit(self):
@@ -376,15 +399,19 @@ class SaveBest(Callback):
             record_epochs(self.learn)
             self.recorder.before_fit()
         names = self.recorder.metric_names[1:-1]        # without epoch and time
-        best_epoch(pd.DataFrame(1., [0], names), self.monitor, self.comp)           # refuse a wrong name before the first epoch
-        self.cost, self.wrote = 1.5, time.perf_counter()                             # seconds that writing takes, until it has been measured; when that was
+        # Refuse a wrong name before the first epoch
+        best_epoch(pd.DataFrame(1., [0], names), self.monitor, self.comp)
+        # Seconds that writing takes, until it has been measured; when that was
+        self.cost, self.wrote = 1.5, time.perf_counter()
         if self.recorder.history and not self.recorder.replay: self._consider()      # a head that was trained before
 
     def before_epoch(self):
-        if self.epoch and self.unsaved and (time.perf_counter() - self.wrote)*self.share > self.cost: self.flush(self.learn)
+        if self.epoch and self.unsaved and (time.perf_counter() - self.wrote)*self.share > self.cost:
+            self.flush(self.learn)
 
     def after_epoch(self):
-        if self.recorder.train_loss.count: self._consider()                          # not for an epoch that was run before an interruption
+        # Not for an epoch that was run before an interruption
+        if self.recorder.train_loss.count: self._consider()
         elif self.recorder.history: self.saved = self.recorder.saved = self._best()
 
     def _best(self): return best_epoch(self.recorder.to_frame(), self.monitor, self.comp)
@@ -402,7 +429,8 @@ class SaveBest(Callback):
         began, now = time.perf_counter(), deepcopy(learn.model.state_dict())
         learn.model.load_state_dict(self.unsaved)
         try:
-            with no_random(): save_model(learn, self.dest, self.saved, **self.kwargs)               # when it is written changes nothing of what is learnt
+            # When it is written changes nothing of what is learnt
+            with no_random(): save_model(learn, self.dest, self.saved, **self.kwargs)
         finally: learn.model.load_state_dict(now)
         self.wrote, self.unsaved = time.perf_counter(), None
         self.cost = self.wrote - began
@@ -433,10 +461,11 @@ def _keep_checkpoint(folder, kept):
     "Rename the checkpoint of `folder`, if there is one"
     if not _beside(folder).exists(): return
     _beside(folder).rename(_beside(kept))
-    warnings.warn(f'{folder}: a run of that name was interrupted; it is kept as {kept}, and goes on with --resume --out {kept}')
+    warnings.warn(f'{folder}: a run of that name was interrupted; it is kept as {kept}, '
+                  f'and goes on with --resume --out {kept}')
 
 def _make_way(run, out):
-    "Rename what an interrupted run left under the name `run`, `mine.new` → `mine.1`; an empty `mine.new` says that a run has begun"
+    "Rename what an interrupted run left as `run`, `mine.new` → `mine.1`; an empty `mine.new` says that a run has begun"
     kept = _free_name(out)
     if (run/'gear.json').is_file(): run.rename(kept)
     _keep_checkpoint(run, kept)
@@ -468,7 +497,8 @@ def _finished(out, about, patience):
     arch = about['arch'] if about['arch'].split('.')[0] == gear['architecture'] else gear['architecture']
     was = dict(arch=arch, classes=', '.join(gear['labels']), photos=_in_words(gear['data']), size=gear['preprocessing']['size'])
     check_about(out, about | {k: v for k, v in gear['notes'].items() if k in about} | was, about)
-    if len(history) < about['epochs'] + (about['arch'] not in HAND_BUILT) and not (patience and len(history) - best_epoch(history) > patience): return
+    if len(history) < about['epochs'] + (about['arch'] not in HAND_BUILT) and not (patience and len(history) - best_epoch(history) > patience):
+        return
     warnings.warn(f'{out}: its training is complete, there is nothing to resume; to train anew, leave out --resume')
     return history.to_dict('records')
 
@@ -507,8 +537,10 @@ class OptionError(ValueError):
 def _check_options(arch, epochs, teacher):
     "`OptionError` for what `train_model` can't do"
     by_hand = arch in HAND_BUILT
-    if teacher and not by_hand: raise OptionError(f"teacher='{teacher}': only {' and '.join(HAND_BUILT)} are taught, {arch} has weights of its own")
-    if epochs < (1 if by_hand else 0): raise OptionError(f'epochs={epochs}: {arch} needs at least one' if by_hand else f'epochs={epochs}: must be 0 or more')
+    if teacher and not by_hand:
+        raise OptionError(f"teacher='{teacher}': only for {', '.join(HAND_BUILT)}; {arch} has weights of its own")
+    if epochs < by_hand:
+        raise OptionError(f'epochs={epochs}: {arch} needs at least one' if by_hand else f'epochs={epochs}: must be 0 or more')
 
 def _check_numbers(ground, **positive):
     "`OptionError` for a number out of range; None stands for the default"
@@ -544,14 +576,17 @@ def _learner(folder, splits, arch, size, bs, weights, pretrained, teacher, groun
 def _shares(splits, bs, ranks):
     "Photos a batch, rounded up to a multiple of the ranks; and each rank's part of them"
     for name, n in splits.split.value_counts().items():
-        if name != 'test' and n < ranks: raise DataError(f'{n} photos in the {name} split are fewer than the {ranks} processes; start fewer')
+        if name != 'test' and n < ranks:
+            raise DataError(f'{n} photos in the {name} split are fewer than the {ranks} processes; start fewer')
     bs = -(-bs//ranks)*ranks
     return bs, min(bs, (splits.split == 'train').sum())//ranks
 
 def _begin(run, out, checkpoint, resume):
     "Make way for the new model, or see that the interrupted run's is there"
     if checkpoint.state:
-        if not (checkpoint.state['unsaved'] or run.exists()): raise CheckpointError(f'{run}: the model of the interrupted run is gone; put it back, or train without --resume')
+        if not (checkpoint.state['unsaved'] or run.exists()):
+            raise CheckpointError(f'{run}: the model of the interrupted run is gone; put it back, or train '
+                                  'without --resume')
         return
     if resume: warnings.warn(f'{checkpoint.path}: no such checkpoint, nothing to resume; training starts anew')
     _make_way(run, out)
@@ -569,11 +604,13 @@ def _fit(learn, epochs, lr, head, cbs, saver, seed, progress):
     with _reporting(learn, progress):
         try:
             if not hasattr(learn, 'fit_head'): learn.fit_one_cycle(epochs, lr, cbs=cbs)
-            else: learn.fine_tune(epochs, **head, **(dict(base_lr=lr) if lr else {}), **(dict(cbs=cbs) if epochs else {}))
+            else:
+                learn.fine_tune(epochs, **head, **(dict(base_lr=lr) if lr else {}), **(dict(cbs=cbs) if epochs else {}))
         except BaseException:           # interrupted: the best so far is kept
             learn.model = unwrap_model(learn.model)
             learn('after_cancel_batch')                                     # in the midst of one, perhaps
-            with contextlib.suppress(OSError): saver.flush(learn)           # on a full disk it is kept in the checkpoint
+            # On a full disk it is kept in the checkpoint
+            with contextlib.suppress(OSError): saver.flush(learn)
             with contextlib.suppress(OSError): saver.dest.rmdir()           # if nothing was saved
             raise
 
@@ -596,7 +633,7 @@ def train_model(
     teacher: str = None,  # timm name of a backbone that teaches the hand-built network, see `distill`
     ground: float = None,  # probability that a training photo is cut out and laid on another ground, see `augment`; default: 0; .5 with a teacher or backgrounds
     backgrounds=None,  # folder of pictures to lay them on; default: generated textures
-    do_flip: bool = True,  # mirror half of the training photos, left to right; turn it off where left and right are different classes
+    do_flip: bool = True,  # mirror half of the training photos; turn it off where left and right are different classes
     half: bool = False,  # keep the weights in half precision: half the size on disk
     resume: bool = False,  # go on where an interrupted run with the same settings stopped
     patience: int = None,  # stop when the validation loss has not got better for so many epochs

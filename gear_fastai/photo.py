@@ -39,7 +39,8 @@ def _from_array(a):
     if a.dtype == bool: a = a * np.uint8(255)
     elif a.dtype == np.uint16: a = _scale(a, 65535)
     elif a.dtype.kind == 'f':
-        if not (a.min() >= 0 and a.max() <= 1): raise PhotoError(f'{_name(a)}: floats must lie in [0, 1], these span {a.min():.3g} to {a.max():.3g}')
+        if not (a.min() >= 0 and a.max() <= 1):
+            raise PhotoError(f'{_name(a)}: floats must lie in [0, 1], these span {a.min():.3g} to {a.max():.3g}')
         a = _scale(a, 1)
     elif a.dtype != np.uint8: raise PhotoError(f'{_name(a)}: give uint8, or float in [0, 1]')
     return Image.fromarray(np.ascontiguousarray(a))
@@ -93,8 +94,9 @@ def _without_exif(avif):
 
 def _is_unturned(heif):
     "Does a HEIF file lack a rotation of its own? Then its decoder leaves it as it is, whatever its EXIF says"
-    start = heif.getvalue() if isinstance(heif, io.BytesIO) else Path(heif).read_bytes()
-    return not re.search(b'irot|imir', start[:1 << 16])
+    with nullcontext(heif) if isinstance(heif, io.BytesIO) else open(heif, 'rb') as f:
+        f.seek(0)
+        return not re.search(b'irot|imir', f.read(1 << 16))
 
 def _open_file(f):
     "The undecoded PIL image in a path or a file object of ours"
@@ -145,7 +147,8 @@ def _to_8bit(im):
     "A 16- or 32-bit grey image scaled to 8 bits; others as they are"
     if im.mode[0] not in 'IF': return im
     a = np.asarray(im)
-    if not np.isfinite(a).all() or a.min() < 0: raise PhotoError('has values that are no brightness (negative, infinite or NaN)')
+    if not np.isfinite(a).all() or a.min() < 0:
+        raise PhotoError('has values that are no brightness (negative, infinite or NaN)')
     tops = (65535,) if im.mode.startswith('I;16') else (1, 255, 65535) if im.mode == 'F' else (255, 65535)
     return Image.fromarray(_scale(a, next((t for t in tops if a.max() <= t), a.max())))
 
@@ -214,7 +217,8 @@ def orientation(
     im: Image.Image,  # a PNG must have been decoded, since its note may stand behind the pixels
 ) -> int:  # 1 to 8, as in EXIF; 1: upright
     "The orientation in a photo's EXIF or XMP data, however malformed the rest is"
-    if im.format == 'HEIF': return im.info.get('unturned') and im.info.get('original_orientation') or 1         # else its decoder has turned it
+    # Else its decoder has turned it
+    if im.format == 'HEIF': return im.info.get('unturned') and im.info.get('original_orientation') or 1
     value = _noted(im)
     if value is None:
         xmp = im.info.get('XML:com.adobe.xmp') or im.info.get('xmp') or ''
@@ -273,7 +277,9 @@ def _decode(im, size=None):
     if size and im.format in ('JPEG', 'MPO'):
         k = 2 * size / max(im.size)
         im.draft(None, (max(1, round(im.width * k)), max(1, round(im.height * k))))
-    if im.width * im.height > MAX_PIXELS: raise PhotoError(f'too large: {im.width} × {im.height} pixels; shrink it to {MAX_PIXELS // 10**6} million or fewer')
+    if im.width * im.height > MAX_PIXELS:
+        raise PhotoError(f'too large: {im.width} × {im.height} pixels; shrink it to {MAX_PIXELS // 10**6} '
+                         'million or fewer')
     rgb = _rgb(_upright(im), size)
     rgb.info.clear()                                                        # its notes have been followed
     return rgb
@@ -294,10 +300,13 @@ def _one_error(src):
     "Turn all that can be wrong with a picture into a `PhotoError` that names it"
     try: yield
     except PhotoError as e: raise e if str(e).startswith(_name(src)) else PhotoError(f'{_name(src)}: {e}') from None
-    except Image.DecompressionBombError: raise PhotoError(f'{_name(src)}: too large (more than {2*Image.MAX_IMAGE_PIXELS // 10**6} million pixels)') from None
+    except Image.DecompressionBombError:
+        raise PhotoError(f'{_name(src)}: too large (more than {2*Image.MAX_IMAGE_PIXELS // 10**6} million pixels)') from None
     except PermissionError: raise PhotoError(f'{_name(src)}: no permission to read it') from None
-    except Image.UnidentifiedImageError: raise PhotoError(f'{_name(src)}: not a picture ({", ".join(FORMATS)})') from None
-    except Exception as e: raise PhotoError(f'{_name(src)}: unreadable picture ({" ".join(str(e).split()) or type(e).__name__})') from e
+    except Image.UnidentifiedImageError:
+        raise PhotoError(f'{_name(src)}: not a picture ({", ".join(FORMATS)})') from None
+    except Exception as e:
+        raise PhotoError(f'{_name(src)}: unreadable picture ({" ".join(str(e).split()) or type(e).__name__})') from e
 
 def open_photo(
     src,  # path, bytes, binary file object, PIL image, NumPy array (H, W[, 3/4]; uint8 or float in [0, 1]) or torch tensor (C, H, W)
@@ -412,7 +421,8 @@ _RAW = set('.3fr .arw .cr2 .dcr .dng .erf .fff .iiq .kdc .mef .mos .mrw .nef .nr
            '.srw .thm'.split())
 _UNFINISHED = {'.part', '.partial', '.crdownload', '.download', '.tmp'}
 # notes, tables and settings beside photos
-_BESIDE = set('.csv .tsv .json .jsonl .txt .md .html .xml .yaml .yml .toml .ini .cfg .log .py .ipynb .xmp .aae .db .info '
+_BESIDE = set('.csv .tsv .json .jsonl .txt .md .html .xml .yaml .yml .toml .ini .cfg .log .py .ipynb .xmp .aae '
+              '.db .info '
               '.url .lnk'.split())
 _BESIDE_NAMES = {'readme', 'license', 'licence', 'makefile', 'icon\r', '_success'}
 _BMP = (b'\x0c\0\0\0', b'\x28\0\0\0', b'\x6c\0\0\0', b'\x7c\0\0\0')  # sizes of a BMP's second header

@@ -31,7 +31,8 @@ def leaks(
     rng, shuffled = np.random.default_rng(seed), splits.split.to_numpy(copy=True)
     drawn = []
     for _ in range(draws):
-        for rows in splits.reset_index().groupby('label').groups.values(): shuffled[rows] = rng.permutation(shuffled[rows])
+        for rows in splits.reset_index().groupby('label').groups.values():
+            shuffled[rows] = rng.permutation(shuffled[rows])
         drawn.append(share(pd.Series(shuffled, splits.index)))
     return dict(as_split=share(splits.split), random=None if None in drawn else float(np.mean(drawn)))
 
@@ -45,10 +46,12 @@ def score_others(
     paths = list(list_photos(folder))
     answers = [(p.relative_to(folder).parts[0] if p.parent != Path(folder) else '', a) for p, a in zip(paths, clf.stream(paths)) if not a.error]
     if not answers: raise DataError(f'{folder}: no pictures there that could be read')
-    if any(a.similarity is None for _, a in answers): raise DataError(f'{clf.folder}: was saved before models knew similarity; train it anew')
+    if any(a.similarity is None for _, a in answers):
+        raise DataError(f'{clf.folder}: was saved before models knew similarity; train it anew')
     df = pd.DataFrame([dict(kind=k, similarity=a.similarity, not_sure=a.label is None) for k, a in answers])
     known = ev.answers.similarity
-    def row(d): return dict(n=len(d), auroc=roc_auc_score([1]*len(known) + [0]*len(d), [*known, *d.similarity]), not_sure=d.not_sure.mean())
+    def row(d):
+        return dict(n=len(d), auroc=roc_auc_score([1]*len(known) + [0]*len(d), [*known, *d.similarity]), not_sure=d.not_sure.mean())
     rows = {k: row(d) for k, d in df.groupby('kind')} if df.kind.nunique() > 1 else {}
     return pd.DataFrame(rows | dict(all=row(df))).T.astype({'n': int})
 
@@ -115,7 +118,8 @@ def plot_reliability(
     ax = ax or subplots(figsize=(4, 4), layout='constrained')[1]
     ax.plot([0, 1], [0, 1], color='grey', lw=.5)
     ax.scatter(sure, share, s=10 + 300*n/n.sum())
-    ax.set(xlabel='confidence', ylabel='share of right answers', title=f'expected calibration error {ev.calibration_error:.1%}', xlim=(0, 1.03), ylim=(-.03, 1.03))
+    ax.set(xlabel='confidence', ylabel='share of right answers', title='expected calibration error '
+                                                                       f'{ev.calibration_error:.1%}', xlim=(0, 1.03), ylim=(-.03, 1.03))
     return ax
 
 def _picture(fig, alt):
@@ -141,7 +145,8 @@ def _most_wrong(ev, clf, folder, worst, cols=4):
     if answers.empty: return f'<p>None: the most probable class is right for all {ev.n} photos.</p>'
     size, rows = _grid(answers, cols)
     fig = _draw_looked_at(Figure(figsize=size, layout='constrained'), clf, answers, folder, rows, cols)
-    return _picture(fig, 'Photos with the least probability for their true class, beside maps of where the network looked')
+    return _picture(fig, 'Photos with the least probability for their true class, beside maps of where the '
+                         'network looked')
 
 # %% ../nbs/07a_report.ipynb #dcab8f04
 def write_report(
@@ -165,6 +170,7 @@ def write_report(
     file = Path(file).expanduser()
     file.parent.mkdir(parents=True, exist_ok=True)
     tmp = file.with_name(f'.{file.name}.tmp')
-    tmp.write_text(f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>{html.escape(clf.folder.name)}</title><style>{style}</style><body>' + '\n'.join(parts) + '</body></html>', encoding='utf-8', errors='backslashreplace')
+    tmp.write_text('<!DOCTYPE html><html lang="en"><meta '
+                   f'charset="utf-8"><title>{html.escape(clf.folder.name)}</title><style>{style}</style><body>' + '\n'.join(parts) + '</body></html>', encoding='utf-8', errors='backslashreplace')
     os.replace(tmp, file)
     return file

@@ -53,7 +53,8 @@ class _Pen:
         c,s = np.cos(np.radians(turn)),np.sin(np.radians(turn))
         return np.array([[c, -s], [s, c]]) @ np.diag([flip, 1])
 
-    def place(self, x=.5, y=.5, scale=1, turn=0, flip=1): self.at,self.local = np.array([x, y])-.5,scale*self._mat(turn, flip)
+    def place(self, x=.5, y=.5, scale=1, turn=0, flip=1):
+        self.at,self.local = np.array([x, y])-.5,scale*self._mat(turn, flip)
     def maybe(self, p=.5): return self.rng.random() < p
     def px(self, pts):
         q = ((np.asarray(pts, float)-.5) @ self.local.T + self.at) @ self.pose.T
@@ -107,7 +108,8 @@ def _boot(k):
     k.shape([(.01, .82), (.45, .84), (.9, .82), *lugs], k.pick([k.dark, k.trim, (44,42,40)]))
     k.line([(.8, h+.01), (.65, h+.03), (.5, h+.03)], k.dark, .04, True)
     lace = _curve([(.53, h+.07), (.49+t, .4), (.33, .55)])
-    if k.maybe(.85): k.line([(x+(.09 if i%2 else 0), y+(.05 if i%2 else 0)) for i,(x,y) in enumerate(lace[::k.pick([1, 2])])], k.trim, .014)
+    if k.maybe(.85):
+        k.line([(x+(.09 if i%2 else 0), y+(.05 if i%2 else 0)) for i,(x,y) in enumerate(lace[::k.pick([1, 2])])], k.trim, .014)
     else: k.line([(.64, h+.02), (.6, .45), (.42, .66)], k.dark, .02, True)
 
 # %% ../nbs/01a_sample.ipynb #43b78106
@@ -150,7 +152,8 @@ def _hand(k, mitten, cuff, spread, c):
     k.line([(.3, .56), (.2, .45), (.17, .34)], c, .105, True)
     if mitten: k.shape([(.29, .62), (.29, .25), (.4, .08), (.58, .08), (.69, .25), (.69, .62)], c, True)
     else:
-        for i,top in enumerate((.14, .07, .09, .2)): k.line([(.35+i*.095, .5), (.35+(i-1.5)*spread+i*.095, top)], c, .082)
+        for i,top in enumerate((.14, .07, .09, .2)):
+            k.line([(.35+i*.095, .5), (.35+(i-1.5)*spread+i*.095, top)], c, .082)
         k.shape([(.3, .68), (.29, .38), (.5, .34), (.69, .38), (.68, .68)], c)
     k.shape([(.33, .64), (.66, .64), (.66+cuff*.3, .68+cuff), (.33-cuff*.3, .68+cuff)], k.trim)
     k.line([(.33, .68), (.66, .68)], k.dark, .035)
@@ -193,7 +196,8 @@ def _insulated(k): _jacket(k, rows=k.pick([6, 7, 8, 9, 11, 13, 16]))
 @_draws('hardshell_jackets', (-8, 8))
 def _hardshell(k):
     w,hem = _jacket(k)
-    for s in k.pick([(-w,), (w,), (-w, w)]): k.line([(.5+s*.4, .3), (.5+s*k.u(.3, .7), .44)], k.pick([k.trim, k.dark]), .012, edge=False)
+    for s in k.pick([(-w,), (w,), (-w, w)]):
+        k.line([(.5+s*.4, .3), (.5+s*k.u(.3, .7), .44)], k.pick([k.trim, k.dark]), .012, edge=False)
     if k.maybe(.7): [k.line([(.5+s*w*.55, hem-.3), (.5+s*w*.85, hem-.12)], k.dark, .01, edge=False) for s in (-1, 1)]
     if k.maybe(.4): k.line([(.52-w, hem-.015), (.48+w, hem-.015)], k.trim, .025, edge=False)
 
@@ -208,7 +212,8 @@ def _harness(k):
         k.line(_oval(x, y, leg, leg*k.u(.5, .9)), k.main, w*.8)
         k.line(_oval(x, y, leg, leg*.75, 20, 160), k.trim, w*.3, edge=False)
         k.line([(.5, .5), (x-s*leg*.7, y-leg*.5)], k.trim, .03)
-        for dx in (.18, .3)[:k.pick([1, 2])]: k.line(_oval(.5+s*dx, .27, .055, k.u(.06, .13), 0, 180), k.pick([k.dark, k.trim]), .016)
+        for dx in (.18, .3)[:k.pick([1, 2])]:
+            k.line(_oval(.5+s*dx, .27, .055, k.u(.06, .13), 0, 180), k.pick([k.dark, k.trim]), .016)
     k.line(_oval(.5, .2, rx, ry, 0, 180), k.main, w)
     k.line(_oval(.5, .2, rx, ry, 20, 160), k.trim, w*.25, edge=False)
     k.line([(.5, .22+ry), (.5, .52)], k.trim, k.u(.035, .06))
@@ -226,7 +231,8 @@ def _helmet(k):
     shell = [(.06-brim, y), (.09, y-.2), (.26, h+.08), (.5, h), (.75, h+.07), (.92, y-.22), (.95, y+.03), (.7, y+.04), (.35, y-.02)]
     k.shape(shell, k.main, True)
     if k.maybe(.6): k.line([(.07-brim, y), (.35, y-.01), (.7, y+.04), (.94, y+.02)], k.trim, k.u(.02, .05), True)
-    if k.maybe(.4): k.line([(.14, y-.2), (.4, h+.14), (.85, y-.2)], k.pick([k.trim, _shade(k.main, .7)]), k.u(.01, .05), True, False)
+    if k.maybe(.4):
+        k.line([(.14, y-.2), (.4, h+.14), (.85, y-.2)], k.pick([k.trim, _shade(k.main, .7)]), k.u(.01, .05), True, False)
     rx,ry,lift = k.u(.02, .05),k.u(.02, .06),k.u(.04, .1)
     for i in range(k.pick([0, 2, 3, 4])): k.shape(_oval(.34+i*.13, h+.2+lift*(i%2), rx, ry), k.dark)
     if k.maybe(.3): k.shape(_oval(.5, y-.16, .07, .07), k.trim)
@@ -235,13 +241,15 @@ def _helmet(k):
 @_draws('pulleys', (-30, 30))
 def _pulley(k):
     twin,r,top,eye = k.maybe(.3),k.u(.17, .26),k.u(.1, .2),k.u(.05, .085)
-    for x in (.26, .74) if twin else (.5,): k.shape(_oval(x, .68, r, r), k.trim), k.shape(_oval(x, .68, r*.75, r*.75), _shade(k.trim, .7))
+    for x in (.26, .74) if twin else (.5,):
+        k.shape(_oval(x, .68, r, r), k.trim), k.shape(_oval(x, .68, r*.75, r*.75), _shade(k.trim, .7))
     a,y = (.36 if twin else r*k.u(.75, 1.1)),.68+r*k.u(.3, .8)
     half = [(top, .12), (top*1.1, .3), (a, .6), (a*.8, y)]
     plate = [(.5, .05), *((.5+x, v) for x,v in half), *((.5-x, v) for x,v in half[::-1])]
     if k.maybe(.4): k.shape(np.array(plate)+[k.u(-.07, .07), .03], _shade(k.main, .7), True)
     k.shape(plate, k.main, True)
-    for x in (.3, .7) if twin else (.5,): k.shape(_oval(x, .66, r*.4, r*.4), k.metal), k.shape(_oval(x, .66, r*.18, r*.18), k.dark)
+    for x in (.3, .7) if twin else (.5,):
+        k.shape(_oval(x, .66, r*.4, r*.4), k.metal), k.shape(_oval(x, .66, r*.18, r*.18), k.dark)
     k.shape(_oval(.5, .2, eye*k.u(.9, 1.5), eye), None)
     if k.maybe(.3): k.line(_oval(.5, .2, eye+.015, eye+.015), k.trim, .03)
     if k.maybe(.3): k.line(_oval(.5, .97, .06, .06), k.trim, .035)
@@ -257,7 +265,8 @@ def _rope(k):
     w,fleck,n = k.u(.022, .038),k.pick([0, 2, 3, 5]),k.rng.randint(7, 12)
     if k.maybe(.45):
         rx,ry = k.u(.3, .42),k.u(.2, .42)
-        for i in range(n): _cord(k, _oval(.5+k.u(-.02, .02), .5+k.u(-.02, .02), rx-.2*i/n, ry*(1-.5*i/n), n=48), w, fleck)
+        for i in range(n):
+            _cord(k, _oval(.5+k.u(-.02, .02), .5+k.u(-.02, .02), rx-.2*i/n, ry*(1-.5*i/n), n=48), w, fleck)
         x,ys = .5-rx+.1,np.arange(-.05, .06, w)
         for y in ys: _cord(k, [(x-.15, .5+y), (x, .51+y), (x+.11, .5+y)], w, fleck)
         if k.maybe(): _cord(k, _curve([(.6, .5+ry), (.8, .5+ry*.8), (.95, .95)]), w, fleck)
@@ -282,7 +291,8 @@ def _dome(k, h, c, tunnel):
     top = (.3, h+.1) if tunnel else (x, h)
     hull = [(.02, .83), (.1, .6), (top[0]-.17, h+.1), top, (top[0]+.18, h+.06), (.88, .7 if tunnel else .6), (.98, .83)]
     k.shape([*_curve(hull), (.5, .87)], k.main)
-    for s in np.linspace(.1, .9, k.pick([2, 3, 4])): k.line([(s, .84), ((s+top[0])/2+.04, .5+h*.1), top], ink, k.u(.006, .014), True, False)
+    for s in np.linspace(.1, .9, k.pick([2, 3, 4])):
+        k.line([(s, .84), ((s+top[0])/2+.04, .5+h*.1), top], ink, k.u(.006, .014), True, False)
     k.shape(_curve([(x-w, .86), (x-w*.7, .6), (x, h+.17), (x+w*.7, .6), (x+w, .86)]), c)
     k.line([(x, h+.18), (x+k.u(-.05, .05), .86)], k.dark, .008, edge=False)
 
@@ -349,7 +359,8 @@ def draw_photo(
 def _plan(products, rng):
     "As many photos as `products`, each (product, colour number or None)"
     out = []
-    for p in products: out += [(p, c) for c in ([None] if rng.random() < .25 else rng.sample(list(_COLOURS), rng.randint(1, 3)))]
+    for p in products:
+        out += [(p, c) for c in ([None] if rng.random() < .25 else rng.sample(list(_COLOURS), rng.randint(1, 3)))]
     return out[:len(products)]
 
 def _save(folder, label, product, code, png, size):
@@ -376,7 +387,8 @@ def draw_sample(
         new = Path(tmp)/'set'
         for i,label in enumerate(CLASSES):
             (new/label).mkdir(parents=True)
-            for j,photo in enumerate(_plan(products[i*n:i*n+n], rng), i*n): _save(new/label, label, *photo, j%20 == 10, rng.randint(*size))
+            for j,photo in enumerate(_plan(products[i*n:i*n+n], rng), i*n):
+                _save(new/label, label, *photo, j%20 == 10, rng.randint(*size))
         if dest.is_dir(): dest.rmdir()
         new.rename(dest)
     return dest

@@ -41,10 +41,12 @@ class EpochRecorder(Recorder):
 
     def after_epoch(self):
         names, seconds = self.metric_names[1:], time.perf_counter() - self.began
-        if self.replay:                                 # an epoch that was run before an interruption: tell callbacks what it brought
+        # An epoch that was run before an interruption: tell callbacks what it brought
+        if self.replay:
             self.history.append(self.replay.pop(0))
             self.log += [self.history[-1][k] for k in names if k != 'time']
-        elif self.train_loss.count and not hasattr(self.learn, 'lr_finder'):    # none in `validate`, and trying learning rates is no training
+        # None in `validate`, and trying learning rates is no training
+        elif self.train_loss.count and not hasattr(self.learn, 'lr_finder'):
             self.add_row(seconds=seconds, **dict(zip(names, self.log[1:])))
         super().after_epoch()
 
@@ -83,9 +85,11 @@ def best_epoch(
     comp=None,  # `np.less` or `np.greater`; default, as in fastai: smaller is better if the name holds 'loss' or 'error'
 ) -> int:  # index of a row
     "Find the epoch with the best `monitor`, the first of equals; `ValueError` if there is no such column or no finite value in it"
-    if monitor not in history: raise ValueError(f"monitor='{monitor}': no such column; choose from {', '.join(history.columns)}")
+    if monitor not in history:
+        raise ValueError(f"monitor='{monitor}': no such column; choose from {', '.join(history.columns)}")
     values = history[monitor].where(np.isfinite(history[monitor]))
-    if values.isna().all(): raise ValueError(f'{monitor} is not a number in any epoch: training diverged; use a lower learning rate')
+    if values.isna().all():
+        raise ValueError(f'{monitor} is not a number in any epoch: training diverged; use a lower learning rate')
     return int(values.idxmin() if _smaller_is_better(monitor, comp) else values.idxmax())
 
 def _smaller_is_better(monitor, comp):
@@ -183,7 +187,8 @@ class StopDiverged(Callback):
 
     def __call__(self, event_name):
         result = super().__call__(event_name)
-        if event_name == 'after_fit' and self.why: raise ValueError(self.why)           # here, since fastai adds lines of its own to an error in an event
+        # Here, since fastai adds lines of its own to an error in an event
+        if event_name == 'after_fit' and self.why: raise ValueError(self.why)
         return result
 
 # %% ../nbs/02_training.ipynb #bbe4407f
@@ -205,7 +210,9 @@ def photo_learner(
     **kwargs,  # to `Learner`
 ) -> Learner:
     "A fastai `Learner` for a timm model: on the photos' device from the start; its normalisation, label smoothing, true epoch averages, channels last, and `speed_callbacks`"
-    if not hasattr(model, 'pretrained_cfg'): raise ValueError(f"{getattr(model, '__name__', model)!r}: not a network of timm; use transfer_learner(dls, 'resnet18') or cnn_learner(dls)")
+    if not hasattr(model, 'pretrained_cfg'):
+        raise ValueError(f"{getattr(model, '__name__', model)!r}: not a network of timm; use "
+                         "transfer_learner(dls, 'resnet18') or cnn_learner(dls)")
     model = model.to(getattr(dls, 'device', default_device()), memory_format=torch.channels_last)
     set_normalize(dls, model.pretrained_cfg['mean'], model.pretrained_cfg['std'])
     kwargs = dict(loss_func=CrossEntropyLossFlat(label_smoothing=.1), metrics=accuracy, wd=.05) | kwargs
@@ -250,7 +257,8 @@ def on_all_ranks(
     def run(*args, **kwargs):
         if num_distrib() < 2: return f(*args, **kwargs)
         try: from gear_fastai.distributed import joined
-        except ModuleNotFoundError: raise ValueError("a run of several processes needs accelerate: pip install 'gear_fastai[many]'") from None
+        except ModuleNotFoundError:
+            raise ValueError("a run of several processes needs accelerate: pip install 'gear_fastai[many]'") from None
         with joined(): return f(*args, **kwargs)
     return run
 
@@ -270,7 +278,9 @@ def check_about(
 ):
     "`CheckpointError` if a run was started with something else than this one"
     for k, v in about.items():
-        if was.get(k) != v: raise CheckpointError(f'{path}: was made with {k} {was.get(k)}, not {v}; use the same, or train without --resume')
+        if was.get(k) != v:
+            raise CheckpointError(f'{path}: was made with {k} {was.get(k)}, not {v}; use the same, or train '
+                                  'without --resume')
 
 # %% ../nbs/02_training.ipynb #ea9ce1d1
 class Checkpoint(Callback):
@@ -295,18 +305,24 @@ class Checkpoint(Callback):
             if not self.recorder.replay: self.restore(self.learn)
             self.learn.model.load_state_dict(self.state['model'])
             opt = self.state['opt']
-            if 'hypers' in opt: opt = dict(opt, hypers=L(opt['hypers']), state=to_device(opt['state'], next(self.model.parameters()).device))     # fastai's optimisers, not torch's
+            # fastai's optimisers, not torch's
+            if 'hypers' in opt:
+                opt = dict(opt, hypers=L(opt['hypers']), state=to_device(opt['state'], next(self.model.parameters()).device))
             self.opt.load_state_dict(opt)
-            if self.state['unsaved'] and hasattr(self.learn, 'save_best'): self.learn.save_best.unsaved = self.state['unsaved']
+            if self.state['unsaved'] and hasattr(self.learn, 'save_best'):
+                self.learn.save_best.unsaved = self.state['unsaved']
             self.recorder.smooth_loss.val, self.recorder.smooth_loss.count = map(tensor, self.state['smooth'])
-        self.before, self.start = len(self.recorder.history), len(self.recorder.replay)     # rows of earlier fits; epochs that are done
+        # Rows of earlier fits; epochs that are done
+        self.before, self.start = len(self.recorder.history), len(self.recorder.replay)
 
     def _read(self):
         "The checkpoint, if there is one, and it is of this run"
         if not self.path.exists(): return
         try: state = torch.load(self.path, map_location='cpu', weights_only=True)
-        except Exception as e: raise CheckpointError(f'{self.path}: unreadable ({type(e).__name__}); train without --resume') from e
-        if not isinstance(state, dict) or set(_STATE) - set(state): raise CheckpointError(f'{self.path}: no checkpoint of a training run; train without --resume')
+        except Exception as e:
+            raise CheckpointError(f'{self.path}: unreadable ({type(e).__name__}); train without --resume') from e
+        if not isinstance(state, dict) or set(_STATE) - set(state):
+            raise CheckpointError(f'{self.path}: no checkpoint of a training run; train without --resume')
         check_about(self.path, state['about'], self.about)
         return state
 

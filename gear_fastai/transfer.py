@@ -63,9 +63,11 @@ def write_onnx(
 ):
     "Export `module` for any number of photos"
     axes = {name: {0: 'n'} for name in ('image', *outputs)}
-    with warnings.catch_warnings(), torch.no_grad(), mock.patch.object(torch._C, '_jit_onnx_log', noop):    # else a failure prints all of the graph
+    # Else a failure prints all of the graph
+    with warnings.catch_warnings(), torch.no_grad(), mock.patch.object(torch._C, '_jit_onnx_log', noop):
         warnings.simplefilter('ignore')
-        torch.onnx.export(module, (example,), file, input_names=['image'], output_names=outputs, dynamic_axes=axes, dynamo=False, verbose=False, **kwargs)
+        torch.onnx.export(module, (example,), file, input_names=['image'], output_names=outputs, dynamic_axes=axes,
+                          dynamo=False, verbose=False, **kwargs)
 
 def frozen(
     module: nn.Module,  # that will not be trained meanwhile
@@ -77,7 +79,8 @@ def frozen(
     if dev.type != 'cpu': return torch.no_grad()(lambda x: one([o.float().cpu() for o in L(module(x.to(dev)))]))
     write_onnx(module, example.as_subclass(torch.Tensor).contiguous(), raw := io.BytesIO())
     options = onnxruntime.SessionOptions()
-    options.add_session_config_entry('session.intra_op.allow_spinning', '0')                # its threads would wait in torch's way
+    # Its threads would wait in torch's way
+    options.add_session_config_entry('session.intra_op.allow_spinning', '0')
     session = onnxruntime.InferenceSession(raw.getvalue(), options, providers=['CPUExecutionProvider'])
     return lambda x: one([torch.from_numpy(o) for o in session.run(None, {'image': np.ascontiguousarray(x.as_subclass(torch.Tensor))})])
 
@@ -162,20 +165,22 @@ def fitting_size(
 def _check_size(arch, size, model_args):
     "`ValueError` if another size would do"
     if (fits := fitting_size(arch, size, model_args)) not in (size, None):
-        raise ValueError(f'{arch}: takes no photos of {size} pixels; the nearest size that fits is {fits} (size={fits}, --size {fits})')
+        raise ValueError(f'{arch}: takes no photos of {size} pixels; '
+                         f'the nearest size that fits is {fits} (size={fits}, --size {fits})')
 
 # %% ../nbs/04_transfer.ipynb #37e27b33
+def _one_score_per_class(net, x, out): return isinstance(out, Tensor) and out.shape == (len(x), net.num_classes)
+
 @torch.no_grad()
 def _try_inference(net, x):
     "The network as it answers photos; returns why it can't"
-    out = net.eval()(x)
-    if not isinstance(out, Tensor) or out.shape != (len(x), net.num_classes): return 'it does not answer one score per class'
+    if not _one_score_per_class(net, x, net.eval()(x)): return 'it does not answer one score per class'
     if _Pooled(net)(x).ndim != 2: return 'it has no pooled features'
 
 def _try_training(net, x):
     "A training step; returns why it can't be done"
     out = net.train()(x)
-    if not isinstance(out, Tensor) or out.shape != (len(x), net.num_classes): return 'it answers more than one score per class'
+    if not _one_score_per_class(net, x, out): return 'it answers more than one score per class'
     F.cross_entropy(out, torch.arange(len(x)) % net.num_classes).backward()
     if not head_parameters(net): return 'it has no classifier'
 
@@ -225,7 +230,7 @@ def create_backbone(
     size: int = 128,  # side of the input, pixels
     model_args: dict = None,  # further arguments to the network
 ) -> nn.Module:
-    "A timm model with `num_classes` outputs that was tried out with `check_network`; `WeightsError` or `ValueError` in one line if that can't be"
+    "Create a timm model with `num_classes` outputs and try it out with `check_network`; `WeightsError` or `ValueError` if it fails"
     arch = arch_name(arch)
     if weights is None and pretrained: _check_hub(arch)
     if weights is not None: weights = Path(weights).expanduser()
@@ -254,10 +259,12 @@ def _check_hub(arch):
     cfg = timm.get_pretrained_cfg(arch)
     out = "ways out: weights='file.safetensors' (--weights FILE), or pretrained=False (--no-pretrained) for random weights"
     if cfg is None or not cfg.has_weights: raise WeightsError(f'{arch}: timm has no pretrained weights for it; {out}')
-    if not cfg.hf_hub_id or any(isinstance(try_to_load_from_cache(cfg.hf_hub_id, f), str) for f in ('model.safetensors', 'pytorch_model.bin')): return
+    if not cfg.hf_hub_id or any(isinstance(try_to_load_from_cache(cfg.hf_hub_id, f), str) for f in ('model.safetensors', 'pytorch_model.bin')):
+        return
     try: requests.head(constants.ENDPOINT, timeout=5)
     except requests.RequestException as e:
-        raise WeightsError(f"{arch}: its pretrained weights are not at hand and {constants.ENDPOINT} can't be reached ({type(e).__name__}); {out}") from None
+        raise WeightsError(f"{arch}: its pretrained weights are not at hand and {constants.ENDPOINT} can't be "
+                           f"reached ({type(e).__name__}); {out}") from None
 
 # %% ../nbs/04_transfer.ipynb #22db6d97
 def left_out_ridge(
@@ -273,7 +280,8 @@ def left_out_ridge(
     for n in np.unique(size):                                               # all groups of n photos at once
         rows = np.flatnonzero(size[group] == n)
         rows = rows[np.argsort(group[rows], kind='stable')].reshape(-1, n)
-        for some in np.array_split(rows, min(len(rows), -(-rows.size//4096))):              # as many as memory has room for
+        # As many as memory has room for
+        for some in np.array_split(rows, min(len(rows), -(-rows.size//4096))):
             h = x[some] @ torch.cholesky_solve(x[some].flatten(0, 1).T, lower).T.view(len(some), n, -1).mT
             out[some] -= torch.linalg.solve(torch.eye(n, dtype=x.dtype) - h, residual[some])
     return w, out
@@ -298,18 +306,22 @@ def _ridge_head(x, y, num_classes, groups, strengths):
     weight = (1/t.sum(0))[y, None] * len(x)/len(y.unique())                                  # of each row, 1 on average
     mean, t_mean = (weight*x).mean(0), (weight*t).mean(0)
     std, size = (weight*(x - mean)**2).mean(0).sqrt(), (weight*x**2).mean(0).sqrt()
-    std, root = torch.maximum(std, .1*size) + 1e-6, weight.sqrt()                           # what hardly varies is rounding error, not to be enlarged
-    inputs = torch.cat([root*(x - mean)/std, root], 1)                                       # the last column: what is left out must not tell of itself by the mean
+    # What hardly varies is rounding error, not to be enlarged
+    std, root = torch.maximum(std, .1*size) + 1e-6, weight.sqrt()
+    # The last column is the intercept: a row that is left out must not be known by the mean
+    inputs = torch.cat([root*(x - mean)/std, root], 1)
     def penalty(strength): return torch.tensor([strength*len(x)]*x.shape[1] + [1e-6])
     fits = [left_out_ridge(inputs, root*(t - t_mean), groups, penalty(s)) for s in strengths]
     answers = [out/root + t_mean for _, out in fits]
     scales = [fit_scale(out, y, groups) for out in answers]
     losses = np.array([F.cross_entropy(s*out, y, reduction='none').numpy() for s, out in zip(scales, answers)])
     best = losses.mean(1).argmin()
-    error = np.linalg.norm(np.bincount(groups, losses[best] - losses[best].mean())) / len(x)        # standard error; photos of a group err together
+    # Standard error; photos of a group err together
+    error = np.linalg.norm(np.bincount(groups, losses[best] - losses[best].mean())) / len(x)
     pick = max((i for i in range(len(fits)) if losses[i].mean() <= losses[best].mean() + error), key=strengths.__getitem__)
     scale, w = scales[pick], fits[pick][0][:-1].T / std
-    bias = torch.where(t.sum(0) > 0, scale*(t_mean - w @ mean), -10.)                       # a class without a training photo: never
+    # A class without a training photo: never
+    bias = torch.where(t.sum(0) > 0, scale*(t_mean - w @ mean), -10.)
     return scale*w, bias, scale*answers[pick]
 
 def ridge_head(
@@ -347,13 +359,16 @@ class TransferLearner(Learner):
     ):
         "Find the head on the frozen backbone's features, in closed form; a row in the recorder's history"
         start = time.perf_counter()
-        if not self._has_dense_head(): raise ValueError(f'{type(self.model).__name__}: its classifier is no dense layer on pooled features; train it with fine_tune')
+        if not self._has_dense_head():
+            raise ValueError(f'{type(self.model).__name__}: its classifier is no dense layer on pooled features; '
+                             'train it with fine_tune')
         again = self.dls.train.new(shuffle=False, drop_last=False)                          # augmented
         train, valid, *more = self.features(self.dls.test_dl(self.dls.train_ds.items, with_labels=True, bs=64), self.dls.valid, *[again]*(views - 1))
         x, y = (torch.cat(o) for o in zip(train, *more))
         weight, bias, left_out = _ridge_head(x.double(), y, self.model.num_classes, np.tile(_groups(self.dls), views), strengths)
         set_head(self.model, weight, bias)
-        self.seen = train[0], valid[0]                                                       # until the backbone is trained
+        # Until the backbone is trained
+        self.seen = train[0], valid[0]
         self._note_head(left_out[:len(train[1])], train[1], *valid, time.perf_counter() - start)
 
     def fit(self, *args, **kwargs):
@@ -383,7 +398,8 @@ class TransferLearner(Learner):
     def _first_head(self, views, strengths):
         "The head before anything else is trained; by gradient descent if it is no dense layer on pooled features"
         if self._has_dense_head(): return self.fit_head(views, strengths)
-        warnings.warn(f'{type(self.model).__name__}: its classifier is not linear in the pooled features, so it is trained for one epoch instead of fitted in closed form')
+        warnings.warn(f'{type(self.model).__name__}: its classifier is not linear in the pooled features, '
+                      'so it is trained for one epoch instead of fitted in closed form')
         self.freeze()
         self.fit_one_cycle(1, 3e-3)
 

@@ -6,13 +6,13 @@
 __all__ = ['save_photo', 'CorrectedPrediction', 'GearUploader']
 
 # %% ../nbs/08_widget.ipynb #a5a33249
-import contextlib, csv, dataclasses, io, os, re, tempfile
+import contextlib, dataclasses, io, os, re, tempfile
 from dataclasses import dataclass
 from pathlib import Path
 import anywidget, gear_fastai, traitlets
 from PIL import Image
 from .folder import ModelError
-from .inference import Prediction, _column, _plain, _rounded, classifier, default_model
+from .inference import Prediction, classifier, default_model, write_csv
 from .photo import FORMATS, SUFFIXES, PhotoError, open_photo, thumbnail
 
 # %% ../nbs/08_widget.ipynb #ca87cffa
@@ -49,7 +49,8 @@ def _portable(name, usual):
 def _class_folder(folder, label):
     "The folder of a class, made if need be; `ValueError` if it can't be a folder's name"
     windows = os.name == 'nt' and (_odd.search(label) or _device.match(label) or label.endswith(('.', ' ')))
-    if not label or Path(label).name != label or label.startswith('.') or windows: raise ValueError(f'{label}: no name for a class folder')
+    if not label or Path(label).name != label or label.startswith('.') or windows:
+        raise ValueError(f'{label}: no name for a class folder')
     home = Path(folder)/label
     home.mkdir(parents=True, exist_ok=True)
     return home
@@ -98,12 +99,7 @@ def _correct(p, label):
 def _write_review(predictions, file, labels):
     "Write predictions as CSV: final `label`, the model's `top1`, and whether a person `corrected` or `confirmed` it"
     labels = list(dict.fromkeys([*labels, *(label for p in predictions for label in p.probabilities)]))
-    columns = ['path', 'label', 'confidence', 'top1', 'corrected']
-    rows = csv.writer(file, lineterminator='\n')
-    rows.writerow(map(_plain, [*columns, *(_column(label, labels, (*columns, 'error')) for label in labels), 'error']))
-    for p in predictions:
-        probabilities = [_rounded(p.probabilities.get(label)) for label in labels]
-        rows.writerow(map(_plain, [p.path, p.label, _rounded(p.confidence), p.guess, getattr(p, 'correction', None), *probabilities, p.error]))
+    write_csv(predictions, file, labels, dict(corrected='correction'))
 
 # %% ../nbs/08_widget.ipynb #b5adb5ca
 class _Answering(anywidget.AnyWidget):
@@ -163,7 +159,8 @@ class _Answering(anywidget.AnyWidget):
             im = open_photo(raw, max(self._classifier.size, 144))
             p = self._classifier.predict(im)
             return dataclasses.replace(p, path=name, photo=None), thumbnail(im, 144)
-        except (PhotoError, ModelError) as e: return Prediction(path=name, error=f'{name}: ' + str(e).removeprefix(f'<{len(raw)} bytes>: ')), b''
+        except (PhotoError, ModelError) as e:
+            return Prediction(path=name, error=f'{name}: ' + str(e).removeprefix(f'<{len(raw)} bytes>: ')), b''
 
 # %% ../nbs/08_widget.ipynb #0a476c1e
 class _Parts:
@@ -210,10 +207,12 @@ class GearUploader(_Answering):
     def _receive(self, _, msg, buffers):
         "A message from the page"
         kind, id = msg.get('kind'), msg.get('id')
-        if kind == 'part': self._part(id, str(msg.get('name')), msg.get('label'), msg.get('first'), msg.get('last'), buffers)
+        if kind == 'part':
+            self._part(id, str(msg.get('name')), msg.get('label'), msg.get('first'), msg.get('last'), buffers)
         elif kind == 'relabel': self._try_correct(id, msg.get('label'))
         elif kind == 'csv': self.send(dict(kind='csv', text=self.to_csv()))
-        elif kind == 'hello': self.send(dict(kind='known', answers=[self._told(i) for i in self._answers]), buffers=list(self._thumbs.values()))
+        elif kind == 'hello':
+            self.send(dict(kind='known', answers=[self._told(i) for i in self._answers]), buffers=list(self._thumbs.values()))
         elif kind == 'clear': self._clear()
 
     def _part(self, id, name, label, first, last, buffers):
@@ -244,7 +243,8 @@ class GearUploader(_Answering):
 
     def _correct(self, id, name, label, raw):
         "Save a photo as `label`, in the place of an earlier correction"
-        if self._classifier is None or label not in self._classifier.labels: raise ValueError(f'{label}: the model knows no such class')
+        if self._classifier is None or label not in self._classifier.labels:
+            raise ValueError(f'{label}: the model knows no such class')
         folder, (_, before) = self._fixed_folder or Path(self.save_to).expanduser(), self._corrections.get(id, (None, None))
         if before and before.parent == folder/label and before.exists(): return
         if raw is None and before is None: raise ValueError('drop it again to correct it')
