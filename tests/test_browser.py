@@ -208,7 +208,8 @@ def test_drop_and_keyboard(place, photos):
 def test_widths_and_themes(browser, voila, photos, width, scheme):
     page = open_voila(browser, dict(voila, url=f"{voila['url']}?theme={scheme}"), color_scheme=scheme)
     page.set_viewport_size(dict(width=width, height=900))
-    before = None
+    page.wait_for_load_state('networkidle')             # styles that come late would move the rows
+    page.evaluate('() => document.fonts.ready')
     choose(page, [*photos[:5], photos[0].parent.parent.parent/'notes.jpg'])
     page.locator('.gear-list li').nth(5).wait_for()
     before = page.evaluate("() => [...document.querySelectorAll('.gear-list li')].map(l => l.offsetHeight)")
