@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'MAX_PIXELS', 'FASTAI_RESIZES', 'SUFFIXES', 'PhotoError', 'orientation', 'open_photo', 'upright_size',
-           'square', 'to_array', 'fastai_resize', 'to_pixels', 'normalize', 'thumbnail', 'left_out_words',
+           'letterbox', 'to_array', 'fastai_resize', 'to_pixels', 'normalize', 'thumbnail', 'describe_skipped',
            'list_photos']
 
 # %% ../nbs/00_photo.ipynb #5332c34a
@@ -333,7 +333,7 @@ def upright_size(
         return (height, width) if turned else (width, height)
 
 # %% ../nbs/00_photo.ipynb #6162e875
-def square(
+def letterbox(
     im: Image.Image,  # RGB
     size: int,  # side of the square, pixels
 ) -> Image.Image:  # RGB, size × size
@@ -352,7 +352,7 @@ def to_array(
     size: int,  # side of the square, pixels
 ) -> np.ndarray:  # uint8, (size, size, 3)
     "From anything to the pixels that every network of this package is fed"
-    return np.asarray(square(open_photo(src, size), size))
+    return np.asarray(letterbox(open_photo(src, size), size))
 
 # %% ../nbs/00_photo.ipynb #086ed3fc
 _PADS = {'pad zeros': 'constant', 'pad border': 'edge', 'pad reflection': 'reflect'}
@@ -454,7 +454,7 @@ def _count(left_out, name):
 
 def _is_beside(name): return _suffix(name) in _BESIDE or name.lower() in _BESIDE_NAMES
 
-def left_out_words(
+def describe_skipped(
     left_out,  # suffix → number of files, as `list_photos` counts them
 ) -> str:  # '' if there are none
     "Say which files are not photos, such as 'left out: 5 .mov, 2 .pdf'"

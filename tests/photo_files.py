@@ -1,6 +1,6 @@
 "Photos as phones, cameras and programs write them, made byte by byte: EXIF that is slightly off, ICC profiles."
 import io, struct
-from itertools import product
+from itertools import product_id
 
 import numpy as np
 from PIL import Image, ImageCms, ImageDraw, PngImagePlugin
@@ -124,6 +124,6 @@ P3 = SRGB                                                                   # Di
 for _name, _value in ((b'rXYZ', (.51512, .2412, -.00105)), (b'gXYZ', (.29198, .69225, .04189)), (b'bXYZ', (.1571, .06657, .78407))):
     P3 = with_tag(P3, _name, _xyz(*_value))
 GRAY_LINEAR = icc(SRGB[:16] + b'GRAY' + SRGB[20:128], {b'wtpt': _xyz(.9642, 1, .8249), b'kTRC': b'curv\0\0\0\0\0\0\0\0'})
-_lut = bytes(v for c, m, y, k in product((0, 1), repeat=4) for v in (round(255*(1 - k)*(1 - .2*(c + m + y))), 128, 128))
+_lut = bytes(v for c, m, y, k in product_id((0, 1), repeat=4) for v in (round(255*(1 - k)*(1 - .2*(c + m + y))), 128, 128))
 CMYK = icc(SRGB[:12] + b'prtrCMYKLab ' + SRGB[24:128], {b'wtpt': _xyz(.9642, 1, .8249), b'A2B0': b'mft1\0\0\0\0\x04\x03\x02\0' + struct.pack(
     '>9l', *(65536*v for v in (1, 0, 0, 0, 1, 0, 0, 0, 1))) + bytes(range(256))*4 + _lut + bytes(range(256))*3})

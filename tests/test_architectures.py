@@ -3,11 +3,11 @@ import warnings
 
 import numpy as np, pytest, timm, torch
 from fastcore.all import Path
-from gear_fastai.data import dataloaders, split_dataset
+from gear_fastai.dataset import dataloaders, split_dataset
 from gear_fastai.inference import GearClassifier
-from gear_fastai.model import SaveBest
-from gear_fastai.sample import draw_sample
-from gear_fastai.transfer import _ridge_head, arch_name, check_network, create_backbone, has_dense_head, head_logits, head_parameters, set_head, transfer_learner
+from gear_fastai.export import SaveBest
+from gear_fastai.sources import draw_sample
+from gear_fastai.transfer import _fit_ridge, arch_name, check_network, create_backbone, has_dense_head, head_logits, head_parameters, set_head, transfer_learner
 
 SMALL_DEIT = dict(embed_dim=48, depth=1, num_heads=3)
 SMALL_COAT = dict(embed_dims=(32, 32, 32, 32), serial_depths=(2, 1, 1, 1), parallel_depth=0, num_heads=8)
@@ -88,7 +88,7 @@ def test_left_out_logits_are_no_better_than_chance_on_noise():
     rng = np.random.default_rng(0)
     y, groups = torch.arange(48) % 12, np.arange(48) % 12                   # each class one group, and noise for features
     x = torch.from_numpy(rng.normal(size=(48, 96)))
-    left_out = _ridge_head(x, y, 12, groups, (.1, .3, 1., 3.))[2]
+    left_out = _fit_ridge(x, y, 12, groups, (.1, .3, 1., 3.))[2]
     assert (left_out.argmax(1) == y).float().mean() < .2
     assert torch.nn.functional.cross_entropy(left_out, y) > 2
 
@@ -96,7 +96,7 @@ def test_left_out_logits_are_no_better_than_chance_on_noise():
 def test_few_separable_photos_give_a_head_of_moderate_scale():
     y = torch.arange(24) % 3
     x = torch.eye(3, dtype=torch.float64)[y] + .01*torch.randn(24, 3, dtype=torch.float64)
-    weight, bias, left_out = _ridge_head(x, y, 3, np.arange(24), (.1, .3, 1., 3.))
+    weight, bias, left_out = _fit_ridge(x, y, 3, np.arange(24), (.1, .3, 1., 3.))
     one_wrong = torch.nn.functional.cross_entropy(x @ weight.T + bias, torch.cat([1 - y[:1].clamp(max=1), y[1:]]))
     assert .005 < torch.nn.functional.cross_entropy(left_out, y) < .2
     assert one_wrong < 1
@@ -105,5 +105,5 @@ def test_few_separable_photos_give_a_head_of_moderate_scale():
 def test_features_that_hardly_vary_do_not_count():
     y = torch.arange(24) % 3
     x = torch.cat([torch.eye(3, dtype=torch.float64)[y], 1 + 1e-7*torch.randn(24, 3, dtype=torch.float64)], 1)
-    weight = _ridge_head(x, y, 3, np.arange(24), (1.,))[0]
+    weight = _fit_ridge(x, y, 3, np.arange(24), (1.,))[0]
     assert weight[:, 3:].abs().max() < weight[:, :3].abs().max()

@@ -17,7 +17,7 @@ from playwright.sync_api import sync_playwright
 from gear_fastai import GearClassifier
 from gear_fastai.app import serve
 from gear_fastai.photo import list_photos
-from gear_fastai.sample import draw_sample
+from gear_fastai.sources import draw_sample
 
 FLAGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
 SHOTS = os.environ.get('GEAR_SCREENSHOTS')     # folder to keep screenshots in, for the docs
@@ -51,7 +51,7 @@ def voila(tmp_path_factory):
 def lab(tmp_path_factory):
     "JupyterLab with the widget's notebook, less the cell that exports"
     home, port = tmp_path_factory.mktemp('lab'), _free_port()
-    nb = json.loads((root/'nbs/08_widget.ipynb').read_text(encoding='utf-8'))
+    nb = json.loads((root/'nbs/11_widget.ipynb').read_text(encoding='utf-8'))
     nb['cells'] = [dict(c, outputs=[]) if c['cell_type'] == 'code' else c for c in nb['cells'] if 'nbdev_export()' not in ''.join(c['source'])]
     (home/'widget.ipynb').write_text(json.dumps(nb))
     (home/'tmp').mkdir()

@@ -5,9 +5,9 @@ import numpy as np, pandas as pd, pytest, torch
 from click.testing import CliRunner
 from PIL import Image
 from gear_fastai.cli import main
-from gear_fastai.data import (DataError, audit, compare_manifest, dataloaders, ensure_splits, fetch, file_digest, fold_splits, list_dataset,
+from gear_fastai.dataset import (DataError, audit, compare_manifest, dataloaders, ensure_splits, fetch, file_digest, fold_splits, list_dataset,
                               photo_datablock, product, read_splits, scan, shell_command, source, split_dataset, unpack, write_splits)
-from gear_fastai.merge import merge_datasets, read_class_map
+from gear_fastai.sources import merge_datasets, read_class_map
 
 def photo(path, seed=None):
     "A small picture unlike any of another seed"
@@ -104,7 +104,7 @@ def test_a_split_inside_a_zip(tmp_path):
     assert told(split_dataset, tmp_path/'new')[0].split.value_counts().to_dict() == dict(train=16, valid=6)
 
 def test_product_and_source_do_not_name_the_split_folder():
-    assert product('train/boots/12x1_zm.jpg') == product('test/boots/12x2_zm.jpg') and source('train/boots/a.jpg') == ''
+    assert product_id('train/boots/12x1_zm.jpg') == product_id('test/boots/12x2_zm.jpg') and source('train/boots/a.jpg') == ''
     assert source('boots/ours/a.jpg') == 'ours'
 
 # photos that come and go
@@ -256,7 +256,7 @@ def test_names_that_are_not_utf8(tmp_path, capsys):
     assert set(splits.label) == {'böts', 'tents'} and all((folder/p).is_file() for p in splits.path) and len(splits) == 17
     assert not told(compare_manifest, folder, splits)[0]
     photo(os.fsdecode(bytes(folder/'tents') + b'/\xff.jpeg'), 4000), photo(os.fsdecode(bytes(folder/'tents') + b'/\xfe.jpeg'), 4000)
-    assert splits.path.map(product).is_unique and set(splits.path.map(source)) == {''}
+    assert splits.path.map(product_id).is_unique and set(splits.path.map(photo_source)) == {''}
     report = told(audit, folder)[0]
     print(report), print(compare_manifest(folder, splits))
     str(report).encode()
@@ -397,7 +397,7 @@ def test_merge_of_a_folder_that_comes_split(tmp_path):
     classes(tmp_path/'a/train'), classes(tmp_path/'a/valid', n=3, start=100), classes(tmp_path/'b', n=6, start=5000)
     told(merge_datasets, [tmp_path/'a', tmp_path/'b'], tmp_path/'out')
     merged = read_splits(tmp_path/'out')
-    assert len(merged) == 16 + 6 + 12 and set(merged.label) == {'boots', 'tents'} and set(merged.path.map(source)) == {'a', 'b'}
+    assert len(merged) == 16 + 6 + 12 and set(merged.label) == {'boots', 'tents'} and set(merged.path.map(photo_source)) == {'a', 'b'}
     assert (merged[merged.path.str.contains('/a/')].split == 'valid').sum() == 6
 
 def test_class_maps_as_excel_writes_them(tmp_path):

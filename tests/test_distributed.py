@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 pytest.importorskip('accelerate')
-from gear_fastai.folder import read_gear, read_model
+from gear_fastai.model_folder import read_gear, read_model
 
 TRAIN = ['-m', 'gear_fastai.cli', 'train']
 RECIPE = ['--epochs', '3', '--size', '32', '--bs', '16']
@@ -15,9 +15,9 @@ TORCHRUN = [sys.executable, '-m', 'torch.distributed.run']
 # Training without augmentation, with exact arithmetic, of a network whose normalisation stands still: then a run of many is a run of one
 EXACT = '''
 import os, sys
-import gear_fastai.model as model, gear_fastai.training as training
+import gear_fastai.export as model, gear_fastai.learner as training
 from fastai.vision.all import *
-training.fast_bf16 = lambda: False
+training.supports_bf16 = lambda: False
 model.Augment = lambda **kwargs: Transform(noop)
 class Note(Callback):
     "What each rank's weights sum up to"

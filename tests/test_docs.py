@@ -59,6 +59,6 @@ def test_documented(module):
 
 def test_page_of_the_command_shows_its_help():
     "nbdev knows no click commands, so their `--help` stands in the notebook"
-    printed = ''.join(''.join(o.get('text', '')) for c in json.loads((root/'nbs/09_cli.ipynb').read_text(encoding='utf-8'))['cells'] for o in c.get('outputs', []))
+    printed = ''.join(''.join(o.get('text', '')) for c in json.loads((root/'nbs/12_cli.ipynb').read_text(encoding='utf-8'))['cells'] for o in c.get('outputs', []))
     for args in ([], *([n] for n in main.commands if n != 'data'), *(['data', n] for n in main.commands['data'].commands)):
-        assert CliRunner().invoke(main, [*args, '--help'], prog_name='gear-fastai').output in printed, f'{args}: run nbs/09_cli.ipynb again and save its outputs'
+        assert CliRunner().invoke(main, [*args, '--help'], prog_name='gear-fastai').output in printed, f'{args}: run nbs/12_cli.ipynb again and save its outputs'

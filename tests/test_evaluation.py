@@ -5,19 +5,19 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from matplotlib.figure import Figure
 
-from gear_fastai.data import DataError, file_digest, read_splits, split_dataset, write_splits
+from gear_fastai.dataset import DataError, file_digest, read_splits, split_dataset, write_splits
 from gear_fastai.evaluation import evaluate, manifest_of, seen_in_training
-from gear_fastai.merge import merge_datasets
-from gear_fastai.model import train_model
+from gear_fastai.sources import merge_datasets
+from gear_fastai.export import train_model
 from gear_fastai.photo import list_photos
 from gear_fastai.report import plot_reliability, write_report
-from gear_fastai.sample import draw_sample
+from gear_fastai.sources import draw_sample
 from gear_fastai.inference import GearClassifier
 
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
-    "A drawn dataset and a model of one epoch, with digests in its manifest"
+    "A drawn dataset and a model of one epoch, with file_digests in its manifest"
     home = tmp_path_factory.mktemp('trained')
     data = draw_sample(home/'gear', n=8)
     train_model(data, 'gear_cnn_small', home/'mine', epochs=1, progress=False)

@@ -4,13 +4,13 @@ from PIL import Image
 from fastai.vision.all import (Callback, CategoryBlock, CrossEntropyLossFlat, DataBlock, ImageBlock, ImageDataLoaders, Learner, MultiCategoryBlock, PILImageBW,
                                ProgressCallback, RandomResizedCrop, RandomSplitter, RegressionBlock, Resize, accuracy, aug_transforms, get_image_files,
                                load_learner, noop, parent_label, vision_learner)
-from gear_fastai.cnn import cnn_learner
-from gear_fastai.data import PhotoBlock, dataloaders, split_dataset
+import gear_fastai.cnn
+from gear_fastai.dataset import PhotoBlock, dataloaders, split_dataset
 from gear_fastai.inference import GearClassifier
-from gear_fastai.model import SaveBest, load_learner_from, load_model, save_model, train_model
+from gear_fastai.export import SaveBest, load_learner_from, load_network, save_classifier, train_model
 from gear_fastai.photo import list_photos
-from gear_fastai.sample import draw_sample
-from gear_fastai.training import photo_learner
+from gear_fastai.sources import draw_sample
+from gear_fastai.learner import photo_learner
 from gear_fastai.transfer import transfer_learner
 from torchvision.models import resnet18
 
@@ -59,11 +59,11 @@ foreign = dict(
 @pytest.mark.parametrize('kind', foreign)
 def test_foreign_loaders_are_saved_with_their_preprocessing(photos, tmp_path, kind):
     theirs = foreign[kind](photos)
-    learn = quiet(cnn_learner(theirs, 'gear_cnn_small'))
+    learn = quiet(photo_learner(theirs, 'gear_cnn_small'))
     learn.fit(1, 1e-3, cbs=SaveBest(tmp_path/'model'))
     files = [photos/p if isinstance(p, str) else p for p in (theirs.valid_ds.items.name if kind == 'table' else theirs.valid_ds.items)]
     batch = theirs.valid.one_batch()[0].as_subclass(torch.Tensor).cpu()
-    with torch.no_grad(): logits = load_model(tmp_path/'model')(batch)
+    with torch.no_grad(): logits = load_network(tmp_path/'model')(batch)
     classifier = GearClassifier(tmp_path/'model')
     for file, expected in zip(files, (logits/classifier.temperature).softmax(1)):
         assert list(classifier.predict(file).probabilities.values()) == pytest.approx(expected.tolist(), abs=2e-3)
@@ -103,14 +103,14 @@ def test_transparent_photos_are_named(photos, tmp_path):
             (tmp_path/label).mkdir(exist_ok=True)
             Image.new('RGBA', (60, 50), (9*i, 0, 0, 0)).save(tmp_path/label/f'{i}.png')
     theirs = ImageDataLoaders.from_folder(tmp_path, item_tfms=Resize(48), **LOADERS)
-    with pytest.raises(ValueError, match='transparency'): quiet(cnn_learner(theirs, 'gear_cnn_small')).fit(1, cbs=SaveBest(tmp_path/'model'))
+    with pytest.raises(ValueError, match='transparency'): quiet(photo_learner(theirs, 'gear_cnn_small')).fit(1, cbs=SaveBest(tmp_path/'model'))
 
 
 def test_arrays_have_no_files(photos, tmp_path):
     files = get_image_files(photos)
     block = DataBlock((ImageBlock, CategoryBlock), get_x=lambda i: np.array(Image.open(files[i])), get_y=lambda i: files[i].parent.name, item_tfms=Resize(48))
     theirs = block.dataloaders(list(range(len(files))), bs=8, num_workers=0)
-    with pytest.raises(ValueError, match='are not files'): quiet(cnn_learner(theirs, 'gear_cnn_small')).fit(1, cbs=SaveBest(tmp_path/'model'))
+    with pytest.raises(ValueError, match='are not files'): quiet(photo_learner(theirs, 'gear_cnn_small')).fit(1, cbs=SaveBest(tmp_path/'model'))
 
 
 def test_networks_that_are_not_of_timm_are_refused_before_training(dls, tmp_path):
@@ -131,12 +131,12 @@ def test_a_network_of_timm_in_fastais_learner(dls, tmp_path):
 
 
 def test_names_and_functions_of_architectures(dls):
-    with pytest.raises(ValueError, match=r"use transfer_learner\(dls, 'resnet18'\)"): cnn_learner(dls, resnet18)
-    with pytest.raises(ValueError, match='gear_cnn_small'): cnn_learner(dls, 'gear_cnn_smal')
+    with pytest.raises(ValueError, match=r"use transfer_learner\(dls, 'resnet18'\)"): photo_learner(dls, resnet18)
+    with pytest.raises(ValueError, match='gear_cnn_small'): photo_learner(dls, 'gear_cnn_smal')
 
 
 def test_export_and_load_learner(dls, tmp_path):
-    for learn in (cnn_learner(dls, 'gear_cnn_small', path=tmp_path), transfer_learner(dls, 'test_resnet', pretrained=False, path=tmp_path)):
+    for learn in (photo_learner(dls, 'gear_cnn_small', path=tmp_path), transfer_learner(dls, 'test_resnet', pretrained=False, path=tmp_path)):
         learn.export('export.pkl')
         again = load_learner(tmp_path/'export.pkl')
         with again.no_bar(): assert again.predict(dls.valid_ds.items[0])[0] in dls.vocab
@@ -145,7 +145,7 @@ def test_export_and_load_learner(dls, tmp_path):
 def test_files_in_place_of_model_folders(dls, tmp_path):
     for name, way in (('export.pkl', 'load_learner'), ('weights.pth', 'learn.load')):
         (tmp_path/name).touch()
-        with pytest.raises(ValueError, match=way): load_model(tmp_path/name)
+        with pytest.raises(ValueError, match=way): load_network(tmp_path/name)
         with pytest.raises(ValueError, match=way): load_learner_from(tmp_path/name, dls)
 
 
@@ -153,7 +153,7 @@ def test_lr_find(dls, tmp_path):
     learn = quiet(transfer_learner(dls, 'test_resnet', pretrained=False, path=tmp_path))
     learn.fine_tune(0)
     assert learn.lr_find(show_plot=False, num_it=40).valley > 0
-    again = quiet(cnn_learner(dls, 'gear_cnn_small', path=tmp_path, cbs=SaveBest(tmp_path/'model')))
+    again = quiet(photo_learner(dls, 'gear_cnn_small', path=tmp_path, cbs=SaveBest(tmp_path/'model')))
     again.lr_find(show_plot=False, num_it=40)
     assert not (tmp_path/'model').exists()
 

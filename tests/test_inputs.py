@@ -7,7 +7,7 @@ import numpy as np, pillow_heif, pytest, torch
 from PIL import Image, ImageOps, TiffImagePlugin
 
 import gear_fastai.photo as photo
-from gear_fastai.photo import PhotoError, left_out_words, list_photos, open_photo, orientation, to_array, upright_size
+from gear_fastai.photo import PhotoError, describe_skipped, list_photos, open_photo, orientation, to_array, upright_size
 from photo_files import *
 
 upright = drawing()
@@ -298,10 +298,10 @@ def test_photos_are_told_by_suffix_or_content(tmp_path):
     left_out = Counter()
     assert {p.name for p in list_photos(tmp_path, left_out=left_out)} == set(photos)
     assert left_out == {'.mov': 2, '.mp4': 1, '.pdf': 1, '(no suffix)': 2, '.jp2': 1, '.nef': 1, '.part': 1, '.zip': 1}
-    assert left_out_words(left_out).startswith('left out: 2 (no suffix), 2 .mov, 1 .')
+    assert describe_skipped(left_out).startswith('left out: 2 (no suffix), 2 .mov, 1 .')
     for name, content in photos.items():
         if content: open_photo(tmp_path/name)
-    assert left_out_words(Counter({f'.s{k:02}': 1 for k in range(12)})).endswith(', 1 .s07, 4 others')
+    assert describe_skipped(Counter({f'.s{k:02}': 1 for k in range(12)})).endswith(', 1 .s07, 4 others')
 
 
 def test_folders_of_programs_and_our_own_are_passed_over(tmp_path):

@@ -1,11 +1,11 @@
-"Training runs that are killed, at random and at every step of their writing, and lose nothing."
+"Training runs that are killed, at random and at every step of their disk_errors, and lose nothing."
 import json, os, random, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from gear_fastai.folder import FILES, read_gear, read_checked, recover
+from gear_fastai.model_folder import FILES, read_gear, read_checked, restore_replaced
 
 KILLS = int(os.environ.get('GEAR_KILLS', 3))  # of each kind
 RECIPES = dict(hand='--arch gear_cnn_small --epochs 5', transfer='--arch test_resnet --no-pretrained --epochs 5')
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='runs are forked
 # allow before the run kills itself, -1 for all; and whether a better model is written at once, not only when it is worth the time.
 SERVER = '''
 import json, os, signal, sys, warnings
-import gear_fastai.model as model, gear_fastai.training
+import gear_fastai.export as model, gear_fastai.learner
 from gear_fastai.cli import command, main
 for line in sys.stdin:
     args, allowed, at_once, log = json.loads(line)
@@ -78,7 +78,7 @@ def epochs_done(out):
 
 def check(out, done):
     "After a kill: the model that is there is whole, and no epoch that was done is lost"
-    recover(out)
+    restore_replaced(out)
     if out.exists(): content(out)
     assert (now := epochs_done(out)) >= done, f'{done - now} epochs lost'
     return now
@@ -157,7 +157,7 @@ def test_killed_while_a_model_is_replaced(runs):
     for k in range(n) if KILLS >= n else sorted(random.Random(2).sample(range(n), KILLS)):
         assert start(str(k), allowed=k) == -signal.SIGKILL
         out = home/str(k)/'mine'
-        recover(out)
+        restore_replaced(out)
         now = content(out)[0]
         assert now in (old[0], runs.whole['hand'][0]), 'neither model'
         begun = now != old[0] or any(out.parent.glob('mine.new*'))

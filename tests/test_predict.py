@@ -8,7 +8,7 @@ from PIL import Image
 
 from gear_fastai.cache import PhotoCache, cache_folder
 from gear_fastai.cli import main
-from gear_fastai.folder import ModelError
+from gear_fastai.model_folder import ModelError
 from gear_fastai.inference import GearClassifier, Prediction, classifier, default_model, predict, predict_folder, show_predictions, write_csv
 from gear_fastai.photo import PhotoError, open_photo, to_array
 from photo_files import drawing, encoded
@@ -64,7 +64,7 @@ def test_what_is_no_model_is_told_in_one_line(tmp_path):
     learn = Learner(DataLoaders([], []), nn.Linear(1, 1), loss_func=nn.MSELoss())
     (tmp_path/'export.pkl').write_bytes(b'x')
     shutil.copytree(default_model(), tmp_path/'mine')
-    for model, why in ((learn, 'Learner: give a saved model: save_model'), (learn.model, 'Linear: give a saved model'), (tmp_path/'export.pkl', 'save_model'), ('gone.pth', 'not a model folder'),
+    for model, why in ((learn, 'Learner: give a saved model: save_classifier'), (learn.model, 'Linear: give a saved model'), (tmp_path/'export.pkl', 'save_classifier'), ('gone.pth', 'not a model folder'),
                        (tmp_path/'mine/model.onnx', 'give its folder'), (tmp_path/'mine/gear.json', 'give its folder'), (dict(), 'dict: give the folder'), (tmp_path, 'holds several models .mine.; give one'), ('resnet18', '^resnet18: no such model folder')):
         for ask in (lambda: predict(raw, model), lambda: GearClassifier(model), lambda: next(predict_folder(tmp_path, model))):
             with pytest.raises(ModelError, match=why) as e: ask()

@@ -51,7 +51,7 @@ def test_importing_the_package_is_light():
 
 
 def test_everything_in_one_import():
-    names = 'open_photo dataloaders cnn_learner transfer_learner train_model load_model predict evaluate draw_sample Learner'
+    names = 'open_photo dataloaders photo_learner transfer_learner train_model load_network predict evaluate draw_sample Learner'
     assert python(f'from gear_fastai.all import *; print([n for n in {names.split()} if n not in globals()])') == '[]'
 
 
@@ -76,7 +76,7 @@ def test_wheel_works_elsewhere(wheel, tmp_path):
     assert str(tmp_path/'site') in python('import gear_fastai; print(gear_fastai.__file__)', cwd=tmp_path, env=env)
     python('from gear_fastai.cli import main; main(["data", "sample", "drawn", "-n", "3"])', cwd=tmp_path, env=env)
     assert len(list((tmp_path/'drawn').rglob('*.*'))) == 36
-    code = 'from gear_fastai import GearClassifier, predict; print(GearClassifier().folder, *(p.guess for p in predict(sorted(Path("drawn").rglob("*.*")))))'
+    code = 'from gear_fastai import GearClassifier, predict; print(GearClassifier().folder, *(p.top1 for p in predict(sorted(Path("drawn").rglob("*.*")))))'
     folder, *labels = python('from pathlib import Path; ' + code, cwd=tmp_path, env=env).split()
     assert Path(folder).is_relative_to(tmp_path/'site') and len(labels) == 36 and 'None' not in labels
 
@@ -91,7 +91,7 @@ def test_models_survive_git_with_windows_line_endings(tmp_path):
     shutil.rmtree(tmp_path/'gear')
     git('checkout', 'gear')
     assert b'\r\n' in (tmp_path/'gear/gear.json').read_bytes() and b'\r\n' in (tmp_path/'gear/config.json').read_bytes()
-    code = 'from gear_fastai import GearClassifier; from gear_fastai.sample import draw_photo; print(GearClassifier("gear").predict(draw_photo("boots")).guess)'
+    code = 'from gear_fastai import GearClassifier; from gear_fastai.sources import draw_photo; print(GearClassifier("gear").predict(draw_photo("boots")).top1)'
     assert python(code, cwd=tmp_path)
     splits = [pd.read_csv(folder/"splits.csv") for folder in (tmp_path/"gear", root/"models/gear")]
     assert splits[0].equals(splits[1])
@@ -101,7 +101,7 @@ def test_new_models_are_binary_for_git(tmp_path):
     "git takes a file for binary if its first 8,000 bytes hold a zero"
     from gear_fastai.transfer import write_onnx
     import torch
-    from gear_fastai.model import _halve
+    from gear_fastai.export import _halve
     write_onnx(torch.nn.Flatten(), torch.zeros(1, 3, 4, 4), str(tmp_path/'model.onnx'))
     _halve(tmp_path/'model.onnx', lambda w: False)
     assert b'\0' in (tmp_path/'model.onnx').read_bytes()[:100]
