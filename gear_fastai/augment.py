@@ -148,29 +148,29 @@ class Augment(RandTransform):
     "Random geometry, colour and a covered patch for a training batch, (N, 3, H, W) in [0, 1], on white"
     order, split_idx = 20, 0
     def __init__(self,
-        turn=12.,  # degrees, either way
+        max_rotate=12.,  # degrees, either way
         scale=(.75, 1.5),  # smallest and largest
         shift=.12,  # fraction of the side, either way
         shear=0.,  # slant, either way
         stretch=.05,  # change of aspect, either way
         do_flip=True,  # mirror half of the photos, left to right
-        hue=.08,  # turn of hue, fraction of a half turn, either way
+        hue=.08,  # turn of hue, fraction of a half max_rotate, either way
         saturation=.4,  # relative change, either way
-        strength=.25,  # relative change of all that isn't white, either way
-        grey=.05,  # probability of no colour at all
-        cover=.25,  # probability of a patch of one colour or white, 3 to 20 % of the area
+        contrast=.25,  # relative change of all that isn't white, either way
+        grayscale_p=.05,  # probability of no colour at all
+        erase_p=.25,  # probability of a patch of one colour or white, 3 to 20 % of the area
         several=0.,  # probability of two to six small copies, in one row or two
         ground=0.,  # probability of another ground and light
         backgrounds=None,  # folder of pictures to lay photos on, half of the time; else generated textures
         p=1.,  # probability for the batch
     ):
         super().__init__(p=p)
-        store_attr('turn,scale,shift,shear,stretch,do_flip,hue,saturation,strength,grey,cover,several,ground')
+        store_attr('max_rotate,scale,shift,shear,stretch,do_flip,hue,saturation,contrast,grayscale_p,erase_p,several,ground')
         self.pictures = None if backgrounds is None else load_grounds(backgrounds)
 
     def _warp(self, x):
         n, u = len(x), _uniform
-        a, s, r = u(n, self.turn) * math.pi/180, torch.exp(-torch.empty(n).uniform_(*map(math.log, self.scale))), torch.exp(u(n, self.stretch))
+        a, s, r = u(n, self.max_rotate) * math.pi/180, torch.exp(-torch.empty(n).uniform_(*map(math.log, self.scale))), torch.exp(u(n, self.stretch))
         flip = torch.randint(0, 2, (n,))*2. - 1 if self.do_flip else torch.ones(n)
         rows = [a.cos()*s*r*flip, (u(n, self.shear) - a.sin())*s, 2*u(n, self.shift), a.sin()*s*r*flip, a.cos()*s/r, 2*u(n, self.shift)]
         m = torch.stack(rows, 1).view(n, 2, 3, 1).to(x.device)
@@ -197,9 +197,9 @@ class Augment(RandTransform):
             alpha[k] = _opacity(negative[k], torch.stack([self._mask(im) for im in x[k]]).to(x.device))
             negative = torch.cat([negative, alpha], 1)
         warped = self._warp(negative)
-        out = _recolour(warped[:, :3], self.hue, self.saturation, self.strength, self.grey)
+        out = _recolour(warped[:, :3], self.hue, self.saturation, self.contrast, self.grayscale_p)
         if len(k): out[k] = self._on_grounds(out, warped[k, 3:], k)
-        return TensorImage(_cover(out, self.cover))
+        return TensorImage(_cover(out, self.erase_p))
 
     @staticmethod
     def _mask(im):

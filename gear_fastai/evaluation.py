@@ -21,7 +21,7 @@ from .dataset import file_digest, list_dataset, MANIFEST, photo_source
 from .dataset import product_id, read_splits, shell_command
 from .calibration import calibration_error
 from .model_folder import read_gear
-from .checkpoint import _check_folder
+from .dataset import _check_folder
 from .inference import classifier
 
 # %% ../nbs/09_evaluation.ipynb #ba2f9a82

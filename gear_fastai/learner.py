@@ -235,7 +235,7 @@ def set_normalize(
 def _custom_cnn(dls, name, model_args):
     "A custom CNN of that name with random weights"
     name = getattr(name, '__name__', name)
-    if not timm.is_model_in_modules(str(name), {'cnn'}):
+    if name not in timm.list_models(module='cnn'):
         way = f"; use transfer_learner(dls, '{name}')" if timm.is_model(str(name)) else ''
         raise ValueError(f"'{name}': no custom CNN; choose from {', '.join(timm.list_models(module='cnn'))}{way}")
     args = dict(model_args or {})
