@@ -11,356 +11,386 @@ import atexit, gc, json, os, sys, warnings
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
+from importlib import import_module
+from inspect import Parameter
 from pathlib import Path
 import click
-from .photo import describe_skipped, list_photos, PhotoError
-from .cache import PhotoCache
-from .dataset import earlier_splits, read_splits, shell_command, split_dataset
-from .dataset import write_splits
-from .sources import draw_sample, GEAR_URL, merge_datasets, read_class_map
-from .transfer import arch_name, WeightsError
-from .model_folder import read_gear, usual_size
-from .inference import classifier, GearClassifier, show_predictions, write_csv
-from .bulk import score_catalogue
-from .evaluation import manifest_of
-from .report import leakage, score_ood, write_report
-from .recipes import cross_validate, OptionError, train_model
-from .app import serve
 
 # %% ../nbs/12_cli.ipynb #b7b45d0e
 @contextmanager
 def one_line_errors():
     "Turn an error of data, weights, models or disk into one line and exit status 1"
     try: yield
-    except BrokenPipeError: raise                       # `… | head`: click ends quietly
-    except (ValueError, OSError) as e: raise click.ClickException(_last_line(e)) from None
+    except BrokenPipeError: raise                               # `… | head`: click ends quietly
+    except (ValueError, OSError) as e: raise click.ClickException(_message(e)) from None
     except KeyboardInterrupt:
-        raise click.ClickException('interrupted; the best model so far is kept, the same command with --resume goes on') from None
+        raise click.ClickException('interrupted; the best model so far is kept; to continue, run the same command '
+                                   'with --resume') from None
 
-def _last_line(e):
-    "The message of `e`, without what fastai puts before it"
-    text = (str(e) or type(e).__name__) if not isinstance(e, OSError) or not e.filename else f'{e.filename}: {e.strerror}'
+# %% ../nbs/12_cli.ipynb #e0f8a3d1
+def _message(e):
+    "The message of an error, without the lines that fastai puts before it"
+    text = str(e) or type(e).__name__
+    if isinstance(e, OSError) and e.filename: text = f'{e.filename}: {e.strerror}'
     return text.strip().splitlines()[-1].strip()
 
+# %% ../nbs/12_cli.ipynb #37eb4dd6
+def _rank(): return int(os.environ.get('RANK', 0))
+
+def _show_warning(message, *args, **kwargs):
+    "Print a warning of this package as one line; one of several processes speaks"
+    if not _rank(): click.echo(f'warning: {message}', err=True)
+
+# %% ../nbs/12_cli.ipynb #109a89ee
 @click.group(context_settings=dict(help_option_names=['-h', '--help'], show_default=True))
 @click.version_option(package_name='gear_fastai')
 def main():
-    "Rapid prototyping of image classifiers: sample or real photos, hand-built CNN or transfer learning, evaluation, predictions."
-    # A console that lacks the letters of a name ends no run
-    for stream in (sys.stdout, sys.stderr):
+    "Image classification with fastai: photos, training, evaluation, predictions."
+    for stream in (sys.stdout, sys.stderr):                     # a console may lack the letters of a file name
         if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')
     warnings.simplefilter('ignore')
     warnings.filterwarnings('always', category=UserWarning, module='gear_fastai')
-    warnings.showwarning = lambda message, *a, **k: None if _rank() else click.echo(f'warning: {message}', err=True)
+    warnings.showwarning = _show_warning
 
 # %% ../nbs/12_cli.ipynb #94f5570c
 @contextmanager
-def _no_garbage():
-    "Without Python's garbage collector"
+def _no_garbage_collection():
     gc.disable()
     try: yield
     finally: gc.enable()
 
 def command():
-    "`main` as a program of its own, which ends as soon as it is done"
+    "Run `main` as a program, and end at once when it is done"
     try: main()
     except SystemExit as e: code = e.code
     atexit._run_exitfuncs()
-    sys.stdout.flush(); sys.stderr.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(code or 0)
+
+# %% ../nbs/12_cli.ipynb #2f7b642a
+_CHOICES = {
+    'dataset:split_dataset.method': ['grouped', 'random'],
+    'recipes:train_model.split': ['grouped', 'random'],
+    'evaluation:evaluate.split': ['valid', 'test', 'all'],
+    'inference:GearClassifier.device': ['cpu', 'cuda'],
+}
+_RANGES = dict(
+    n=click.IntRange(1), folds=click.IntRange(2), port=click.IntRange(1, 65535),
+    max_mb=click.FloatRange(0, min_open=True), threads=click.IntRange(0), workers=click.IntRange(1),
+    threshold=click.FloatRange(-1, 1))
+
+def _parameter(source):
+    "The parameter that `module:function.parameter` names; a dataclass inherits docments"
+    from fastcore.docments import docments
+    module, path = source.split(':')
+    function, name = path.split('.')
+    function = getattr(import_module(f'gear_fastai.{module}'), function)
+    found = docments(function, full=True, returns=False)[name]
+    for parent in getattr(function, '__mro__', ())[1:-1]:
+        found.docment = found.docment or docments(parent, full=True, returns=False).get(name, found).docment
+    return found
+
+# %% ../nbs/12_cli.ipynb #e82e9ae4
+def _help(parameter):
+    "A docment as a sentence"
+    text = ' '.join((parameter.docment or '').replace('`', '').split())
+    return text[:1].upper() + text[1:] + '.'
+
+def _type(parameter, source):
+    "Type of an option; None: text"
+    if source in _CHOICES: return click.Choice(_CHOICES[source])
+    annotation = parameter.anno if parameter.anno in (bool, int, float) else None
+    return _RANGES.get(source.rsplit('.')[-1], annotation)
+
+# %% ../nbs/12_cli.ipynb #7ff13c48
+def _option(name, source):
+    "A click option made from a parameter's annotation, default and docment"
+    optional = source.startswith('?')
+    source = source.removeprefix('?')
+    parameter = _parameter(source)
+    usual = None if parameter.default is Parameter.empty else parameter.default
+    kind = _type(parameter, source)
+    flag = name.removeprefix('do_').replace('_', '-')
+    flag = f'-{flag}' if len(flag) == 1 else f'--{flag}'
+    if kind is bool and usual: flag += f'/--no-{flag[2:]}'
+    return click.Option([name, flag], type=kind, is_flag=kind is bool, default=None if optional else usual,
+                        help=_help(parameter))
+
+# %% ../nbs/12_cli.ipynb #42392087
+class _Command(click.Command):
+    "A command with options from docments, which are read when they are needed"
+    def __init__(self, *args, sources=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.sources = sources or {}
+
+    def get_params(self, ctx):
+        self.params += [_option(name, source) for name, source in self.sources.items()]
+        self.sources = {}
+        return super().get_params(ctx)
+
+# %% ../nbs/12_cli.ipynb #f6c4d896
+def _command(group, function=None, names='', **sources):
+    "Decorator: add a command to `group`; `names` are parameters of `function`, `sources` are options of others"
+    optional = '?' if function == 'recipes:TransferRecipe' else ''
+    sources = {name: f'{optional}{function}.{name}' for name in names.split()} | sources
+    return group.command(cls=_Command, sources=sources)
 
 # %% ../nbs/12_cli.ipynb #d551dfa9
 @main.group()
 def data():
-    "Make, fetch, audit and split datasets."
+    "Make, fetch, audit, split and merge datasets."
 
-@data.command()
+# %% ../nbs/12_cli.ipynb #daceb850
+@_command(data, 'sources:draw_sample', 'n seed')
 @click.argument('folder', metavar='DIR')
-@click.option('-n', default=24, help='Photos a class.')
-@click.option('--seed', default=42, help='Another seed draws other photos.')
 def sample(folder, n, seed):
-    "Draw a small sample set of the 12 classes into DIR."
-    from gear_fastai.sources import draw_sample
-    with one_line_errors(): click.echo(f'{12*n} photos drawn: {draw_sample(folder, n, seed)}')
+    "Draw a sample dataset of the 12 classes into DIR."
+    from gear_fastai.sources import CLASSES, draw_sample
+    with one_line_errors(): click.echo(f'{len(CLASSES)*n} photos drawn: {draw_sample(folder, n, seed)}')
 
-@data.command()
+# %% ../nbs/12_cli.ipynb #f4dbde46
+@_command(data, 'sources:fetch', 'url')
 @click.argument('folder', metavar='DIR')
-@click.option('--url', default=None, help='Address of a zip archive of class folders, or a zip file on this '
-                                          'machine.  [default: the published gear_images.zip]')
 def fetch(folder, url):
-    "Download and unpack the published photos, or those of another archive, into DIR."
-    from gear_fastai.dataset import GEAR_URL, fetch
+    "Download and unpack the published photos, or another archive, into DIR."
     from gear_fastai.photo import list_photos
+    from gear_fastai.sources import fetch
     with one_line_errors():
-        unpacked = sum(1 for _ in list_photos(fetch(folder, url or GEAR_URL)))
-        click.echo(f'{unpacked} photos unpacked: {folder}')
+        n = sum(1 for _ in list_photos(fetch(folder, url)))
+        click.echo(f'{n} photos unpacked: {folder}')
 
-@data.command()
+# %% ../nbs/12_cli.ipynb #a722b66e
+_as_json = click.option('--json', 'as_json', is_flag=True, help='Print JSON.')
+
+@_command(data)
 @click.argument('folder', metavar='DIR')
-@click.option('--json', 'as_json', is_flag=True, help='Print one JSON object.')
+@_as_json
 def audit(folder, as_json):
-    "Report counts, unreadable files, copies, near-copies, imbalance and sizes of the photos in DIR."
+    "Report counts, unreadable files, duplicates, imbalance and sizes of the photos in DIR."
     from gear_fastai.dataset import audit
     with one_line_errors():
         report = audit(folder, progress=sys.stderr.isatty())
         click.echo(json.dumps(report.to_dict()) if as_json else str(report))
 
-@data.command()
+# %% ../nbs/12_cli.ipynb #50153abe
+@_command(data, 'dataset:split_dataset', 'method valid test seed', force='dataset:write_splits.force',
+          add='dataset:earlier_splits.add')
 @click.argument('folder', metavar='DIR')
-@click.option('--method', type=click.Choice(['grouped', 'random']), default='grouped', help='grouped: variants and near-copies of a product stay on one side.')
-@click.option('--valid', default=.15, help='Fraction for validation.')
-@click.option('--test', default=.15, help='Fraction for the test.')
-@click.option('--seed', default=42, help='Another seed makes another split.')
-@click.option('--add', is_flag=True, help='Add new photos to an existing manifest; all others stay on their side.')
-@click.option('--force', is_flag=True, help='Replace an existing manifest.')
-def split(folder, method, valid, test, seed, add, force):
-    "Split the photos in DIR into train, valid and test: writes DIR/splits.csv."
+def split(folder, method, valid, test, seed, force, add):
+    "Split the photos in DIR into train, valid and test, and write DIR/splits.csv."
     from gear_fastai.dataset import earlier_splits, split_dataset, write_splits
     if add and force:
         raise click.UsageError('--add keeps the splits of a manifest and --force replaces them; choose one')
     with one_line_errors():
-        # Refuse before the work rather than after it
         existing = None if force else earlier_splits(folder, add)
         splits = split_dataset(folder, method, valid, test, seed, progress=sys.stderr.isatty(), existing=existing)
         path = write_splits(folder, splits, force or existing is not None)
-        click.echo(f'{path}: ' + ', '.join(f'{v} {k}' for k, v in splits.split.value_counts().items()))
+        click.echo(f'{path}: ' + ', '.join(f'{n} {name}' for name, n in splits.split.value_counts().items()))
 
-@data.command()
+# %% ../nbs/12_cli.ipynb #b8a0dd10
+@_command(data, classes='sources:read_class_map.file')
 @click.argument('out')
 @click.argument('folders', nargs=-1, required=True, metavar='DIR...')
-@click.option('--classes', default=None, metavar='FILE', help='Table of class names, columns from and to; '
-                                                              'nothing in to: left out.')
 def merge(out, folders, classes):
-    "Make one dataset OUT of several; each photo's source stays known."
+    "Merge datasets into OUT and record the source of each photo."
     from gear_fastai.sources import merge_datasets, read_class_map
     with one_line_errors():
-        df = merge_datasets(folders, out, read_class_map(classes) if classes else None)
-        click.echo(f'{out}: ' + ', '.join(f'{n} photos of {s}' for s, n in df.source.value_counts().items()))
+        photos = merge_datasets(folders, out, read_class_map(classes) if classes else None)
+        counts = photos.source.value_counts().items()
+        click.echo(f'{out}: ' + ', '.join(f'{n} photos from {source}' for source, n in counts))
 
-# %% ../nbs/12_cli.ipynb #645f3a74
-@main.command()
-@click.argument('folder', metavar='DIR')
-@click.option('--arch', default='gear_cnn', help='gear_cnn, gear_cnn_large, gear_cnn_small or challenge_cnn (by '
-                                                 'hand, from scratch), or any timm name (transfer learning).')
-@click.option('--weights', default=None, help="File of pretrained weights in timm's layout.  [default: timm's hub]")
-@click.option('--pretrained/--no-pretrained', default=True, help='Pretrained or random weights for a timm backbone.')
-@click.option('--epochs', type=click.IntRange(0), default=None, help='0 with a timm name: the head alone, on '
-                                                                     'frozen_forward features.  [default: 40 by hand (55 '
-                                                                     'for gear_cnn_large, 12 for gear_cnn_small, '
-                                                                     '100 with --teacher), 4 with a backbone]')
-@click.option('--size', type=click.IntRange(32), default=None, help='Side of the photos, pixels.  [default: 96 '
-                                                                    'by hand (160 for gear_cnn_large, 64 for '
-                                                                    'gear_cnn_small), 160 with a backbone]')
-@click.option('--bs', type=click.IntRange(2), default=None, help='Photos a batch, of all processes together.  '
-                                                                 '[default: 64 by hand, 32 with a backbone]')
-@click.option('--lr', type=click.FloatRange(0, min_open=True), default=None, help='Largest learning rate.')
-@click.option('--seed', default=42, help='Of all that is left to chance: split, weights, batches.')
-@click.option('--split', type=click.Choice(['grouped', 'random']), default='grouped', help='How to split if DIR has no splits.csv yet.')
-@click.option('--views', type=click.IntRange(1), default=1, help="Of each photo that a timm backbone's head is "
-                                                                 "found on: itself, and augmented ones. More "
-                                                                 "take longer and make it better.")
-@click.option('--strength', type=click.FloatRange(0, min_open=True), default=None, help="Of that head's regularisation: .1 suits photos like the catalogue's, 3 others.  [default: chosen on left-out photos]")
-@click.option('--teacher', default=None, help="timm name of a backbone that teaches a network built by hand; "
-                                              "--weights are then the teacher's.")
-@click.option('--ground', type=click.FloatRange(0, 1), default=None, help='Share of the training photos that are '
-                                                                          'cut out and laid on another ground.  '
-                                                                          '[default: 0; 0.5 with --teacher or '
-                                                                          '--backgrounds]')
-@click.option('--backgrounds', default=None, metavar='DIR', help='Pictures to lay them on.  [default: generated textures]')
-@click.option('--flip/--no-flip', 'do_flip', default=True, help='Mirror half of the training photos, left to '
-                                                                'right; --no-flip where left and right are '
-                                                                'different classes.')
-@click.option('--half', is_flag=True, help='Keep the weights in half precision: half the size on disk.')
-@click.option('--patience', type=click.IntRange(1), default=None, help='Stop after so many epochs without a '
-                                                                       'better validation loss.')
-@click.option('--out', default=None, metavar='MODEL', help='Model folder to write.  [default: models/ARCH]')
-@click.option('--resume', is_flag=True, help='Go on where an interrupted run with the same options stopped.')
-def train(folder, **options):
-    "Train a classifier on the class folders in DIR and save the best epoch's model."
-    with ProcessPoolExecutor(1) as pool:                       # a thread would wait for the imports, and they for it
-        if 'torch' not in sys.modules and os.environ.get('LOCAL_RANK', '0') == '0':
-            pool.submit(_decode_ahead, folder, options['size'] or usual_size(options['arch']))
-        with one_line_errors(), _no_garbage(): from gear_fastai.export import OptionError, train_model
-    from gear_fastai.dataset import shell_command
-    with one_line_errors():
-        _known_arch(options['arch'])
-        out = Path(options.pop('out') or f"models/{options['arch']}").expanduser()
-        try: train_model(folder, out=out, **options)
-        except OptionError as e: raise click.UsageError(str(e)) from None
-        if _rank(): return                                     # of several processes, one tells
-        best = json.loads((out/'gear.json').read_text())['metrics']
-        click.echo(f"saved {out}: epoch {best['epoch']}, validation accuracy {best['accuracy']:.1%}, loss "
-                   f"{best['valid_loss']:.3f}\n"
-                   f'its loss plot is {out}/losses.png; test it with: {shell_command("evaluate", out, folder)}')
-
-def _rank(): return int(os.environ.get('RANK', 0))
-
+# %% ../nbs/12_cli.ipynb #957a54b7
 def _decode_ahead(folder, size):
-    "Decode the photos while torch and fastai are loading; what can't be done is told later, when it is needed"
+    "Decode the photos into the cache; errors are reported later, by the training"
     from gear_fastai.cache import PhotoCache
     from gear_fastai.photo import list_photos
     warnings.simplefilter('ignore')
     with suppress(ValueError, OSError): PhotoCache(list_photos(folder), size)
 
-def _known_arch(arch):
-    "Wrong usage, if there is no such architecture"
+# %% ../nbs/12_cli.ipynb #fd0d81e8
+def _load_torch(folder, size):
+    "Import what training needs and decode the photos meanwhile"
+    with ProcessPoolExecutor(1) as pool:
+        first = os.environ.get('LOCAL_RANK', '0') == '0'
+        if first and 'torch' not in sys.modules: pool.submit(_decode_ahead, folder, size)
+        with one_line_errors(), _no_garbage_collection(): import gear_fastai.training
+
+# %% ../nbs/12_cli.ipynb #645f3a74
+_settings = 'arch size epochs bs lr do_flip patience half weights pretrained views alpha'
+
+@_command(main, 'recipes:TransferRecipe', _settings, **{
+    name: f'recipes:train_model.{name}' for name in ('out', 'split', 'seed', 'resume')})
+@click.argument('folder', metavar='DIR')
+def train(folder, arch, out, split, seed, resume, **settings):
+    "Train a classifier on the class folders in DIR and save the best epoch."
+    from gear_fastai.dataset import shell_command
+    from gear_fastai.recipes import OptionError, get_recipe, train_model
+    given = {name: value for name, value in settings.items() if value is not None}
+    try: recipe = get_recipe(arch or 'gear_cnn', **given)
+    except OptionError as e: raise click.UsageError(str(e)) from None
+    _load_torch(folder, recipe.size)
+    with one_line_errors():
+        _check_arch(recipe.arch)
+        out = Path(out or f'models/{recipe.arch}').expanduser()
+        train_model(folder, recipe, out, split, seed, resume)
+        if _rank(): return
+        best = json.loads((out/'gear.json').read_text())['metrics']
+        click.echo(f"saved {out}: epoch {best['epoch']}, validation accuracy {best['accuracy']:.1%}, "
+                   f"loss {best['valid_loss']:.3f}\n"
+                   f'loss plot: {out}/losses.png; next: {shell_command("evaluate", out, folder)}')
+
+# %% ../nbs/12_cli.ipynb #bd3f9721
+def _check_arch(arch):
+    "Wrong usage if timm has no such architecture"
     from gear_fastai.transfer import arch_name
     try: arch_name(arch)
     except ValueError as e: raise click.BadParameter(str(e), param_hint='--arch') from None
 
 # %% ../nbs/12_cli.ipynb #21e4db84
-@main.command()
+@_command(main, split='?evaluation:evaluate.split', ood='report:score_ood.folder', html='report:write_report.file',
+          cv='?recipes:cross_validate.folds', weights='?recipes:TransferRecipe.weights')
 @click.argument('model')
 @click.argument('folder', metavar='DIR')
-@click.option('--split', type=click.Choice(['valid', 'test', 'all']), default=None, help='The validation split of DIR, to choose by; the test split, at the end; or all photos.  [default: test]')
-@click.option('--others', default=None, metavar='DIR', help='Pictures of other things: how well they are told '
-                                                            'from the classes.')
-@click.option('--html', 'report', default=None, metavar='FILE', help='Write a report with diagrams and the '
-                                                                     'photos that were got most wrong.')
-@click.option('--cv', type=click.IntRange(2), default=None, help='Train such a model anew without each of so '
-                                                                 'many parts of DIR, and score the part; the '
-                                                                 'models go to MODEL.cv.')
-@click.option('--cv-method', type=click.Choice(['grouped', 'random']), default=None, help='grouped: variants of a product stay in one part.  [default: grouped]')
-@click.option('--weights', default=None, help='With --cv: file of pretrained weights, if MODEL was trained with one.')
-@click.option('--json', 'as_json', is_flag=True, help='Print one JSON object.')
-def evaluate(model, folder, split, others, report, cv, cv_method, weights, as_json):
-    "Score the saved MODEL on the photos in DIR."
-    if cv and (others or report): raise click.UsageError('--cv has many models, --html and --others are about one')
-    if cv and split: raise click.UsageError('--cv makes splits of its own; leave out --split')
-    if (weights or cv_method) and not cv:
-        raise click.UsageError('--weights and --cv-method are for the trainings of --cv')
+@_as_json
+def evaluate(model, folder, split, ood, html, cv, weights, as_json):
+    "Score MODEL on the photos in DIR; with --cv, train such a model for each fold of DIR and score it."
     from gear_fastai.evaluation import evaluate
+    if cv and (ood or html or split):
+        raise click.UsageError('--cv trains models and makes splits of its own; leave out --split, --html and --ood')
+    if weights and not cv: raise click.UsageError('--weights is for the trainings of --cv')
     with one_line_errors():
-        if cv: ev = _cross_validate(model, folder, cv, cv_method or 'grouped', weights, as_json)
-        else: ev = evaluate(model, folder, split or 'test', progress=sys.stderr.isatty())
-        extra = {} if cv else _extra(ev, model, folder, others, report)
-        click.echo(json.dumps(ev.to_dict() | extra) if as_json else '\n'.join([str(ev), '', *(f'{k}: {v}' for k, v in _told(extra))]))
+        if cv: result = _cross_validate(model, folder, cv, weights, as_json)
+        else: result = evaluate(model, folder, split or 'test', progress=sys.stderr.isatty())
+        extra = {} if cv else _extra(result, model, folder, ood, html)
+        click.echo(json.dumps(result.to_dict() | extra) if as_json else '\n'.join([str(result), '', *_lines(extra)]))
 
-def _cross_validate(model, folder, folds, method, weights, quiet):
-    "The evaluation of a saved model's recipe"
-    from gear_fastai.evaluation import cross_validate
+# %% ../nbs/12_cli.ipynb #4c49133d
+def _cross_validate(model, folder, folds, weights, quiet):
+    "Cross-validate the recipe of a saved model"
     from gear_fastai.model_folder import read_gear
-    about = read_gear(model)
-    notes, arch = about['notes'], about['architecture']
-    names = 'epochs', 'bs', 'lr', 'teacher', 'pretrained', 'ground', 'views', 'strength', 'do_flip'
-    recipe = dict(arch=arch, size=about['preprocessing']['size'], **{k: notes[k] for k in names if notes.get(k) is not None})
-    return cross_validate(folder, f'{model}.cv/{method}-{folds}', folds, grouped=method == 'grouped', progress=not quiet, weights=weights, **recipe)
+    from gear_fastai.recipes import cross_validate, saved_recipe
+    recipe = saved_recipe(read_gear(model))
+    overrides = dict(weights=weights) if weights else {}
+    return cross_validate(folder, f'{model}.cv', recipe, folds, progress=not quiet, **overrides)
 
-def _extra(ev, model, folder, others, report):
-    "What the evaluation is asked for beside its figures: photos seen in training, pictures of other things, a report"
+# %% ../nbs/12_cli.ipynb #41487f44
+def _extra(evaluation, model, folder, ood, html):
+    "Leakage of the split, figures on OOD images, and the report"
     from gear_fastai.dataset import read_splits
     from gear_fastai.evaluation import manifest_of
     from gear_fastai.inference import classifier
     from gear_fastai.report import leakage, score_ood, write_report
     clf = classifier(model)
     trained = read_splits(model) if (clf.folder/'splits.csv').exists() else None
-    splits = manifest_of(folder, trained) if ev.how.endswith(' split') else None
-    scored = score_ood(clf, others, ev) if others else None
-    out = {} if splits is None else dict(leakage=dict(as_split=_share(ev), random=leakage(splits)['random']))
-    if scored is not None: out['others'] = scored.to_dict('index')
-    if report: out['report'] = str(write_report(ev, clf, folder, report, splits, scored))
-    return out
+    splits = manifest_of(folder, trained) if evaluation.how.endswith(' split') else None
+    scored = score_ood(clf, ood, evaluation) if ood else None
+    seen = evaluation.seen_in_training
+    found = {}
+    if splits is not None:
+        found['leakage'] = dict(as_split=None if seen is None else seen/evaluation.n, random=leakage(splits)['random'])
+    if scored is not None: found['ood'] = scored.to_dict('index')
+    if html: found['report'] = str(write_report(evaluation, clf, folder, html, splits, scored))
+    return found
 
-def _share(ev): return None if ev.seen_in_training is None else ev.seen_in_training/ev.n
-
-def _told(extra):
-    "`extra` for readers: a name and a value each"
+# %% ../nbs/12_cli.ipynb #94a3bba2
+def _lines(extra):
+    "`extra` as text"
     random = extra.get('leakage', {}).get('random')
-    if random is not None:
-        yield 'test photos with variants among the training photos, in a random split', f'{random:.1%}'
-    for kind, r in extra.get('others', {}).items():
-        yield f'other things, {kind}', f"{r['n']:.0f} pictures, not sure of {r['not_sure']:.1%}, area under the curve {r['auroc']:.3f}"
-    if 'report' in extra: yield 'report', extra['report']
+    if random is not None: yield f'leakage: a random split would put variants of {random:.1%} of its test photos in train'
+    for kind, row in extra.get('ood', {}).items():
+        yield f"OOD images, {kind}: {row['n']:.0f}, {row['rejected']:.1%} rejected, AUROC {row['auroc']:.3f}"
+    if 'report' in extra: yield f"report: {extra['report']}"
 
-# %% ../nbs/12_cli.ipynb #634c315e
-@main.command()
-@click.argument('photos', nargs=-1, required=True, metavar='PHOTO|DIR...')
-@click.option('--model', default=None, help='Model folder.  [default: $GEAR_FASTAI_MODEL, or the model in the box]')
-@click.option('--json', 'as_json', is_flag=True, help='Print one JSON object a line: path, label (null: not '
-                                                      'sure), confidence, probabilities, similarity, error.')
-@click.option('--csv', 'as_csv', is_flag=True, help='Print a table: path, label (empty: not sure), confidence, '
-                                                    'top1 (the most probable class), the probability of each '
-                                                    'class, error.')
-@click.option('--threads', type=click.IntRange(0), default=0, help='Processor threads to use; 0: one per core.')
-@click.option('--device', type=click.Choice(['cpu', 'cuda']), default='cpu', help='cuda needs onnxruntime-gpu.')
-@click.option('--threshold', type=click.FloatRange(-1, 1), default=None, help='Similarity below which a photo is '
-                                                                              '"not sure"; -1: always sure.  '
-                                                                              '[default: the model\'s]')
-@click.option('--engine', type=click.Choice(['local', 'ray']), default='local', help='ray: a catalogue into files, with Ray Data; also from Parquet files and stores (s3://…). Needs gear_fastai[ray].')
-@click.option('--out', default=None, metavar='DIR', help='With ray: folder for the answers, Parquet or with '
-                                                         '--json JSON lines.')
-@click.option('--workers', type=click.IntRange(1), default=None, help='With ray: processes, one processor each.  '
-                                                                      '[default: one per processor]')
-@click.option('--resume', is_flag=True, help='With ray: go on with what is unfinished in DIR.')
-def predict(photos, model, as_json, as_csv, threads, device, threshold, engine, out, workers, resume):
-    "Classify photos, and all photos in folders. A bad file inside a folder is reported and passed over."
-    if as_json and as_csv: raise click.UsageError('--json or --csv, not both')
-    if engine == 'ray':
-        if not out or as_csv or threads or device != 'cpu':
-            raise click.UsageError('--engine ray needs --out DIR, and is without --csv, --threads (there is '
-                                   '--workers) and --device')
-        return _predict_catalogue(photos, out, model=model, workers=workers, format='jsonl' if as_json else 'parquet', threshold=threshold, resume=resume)
-    if out or workers or resume: raise click.UsageError('--out, --workers and --resume are for --engine ray')
-    from gear_fastai.inference import GearClassifier, write_csv
-    from gear_fastai.photo import describe_skipped
-    n, left_out = Counter(), Counter()
-    def counted(p):
-        bad = int(p.error is not None)
-        n.update(all=1, bad=bad, named=bad and p.path in photos)
-        return p
-    with one_line_errors():
-        clf = GearClassifier(model, threads, device, threshold)
-        answers = map(counted, _bar(clf.stream(_all_photos(photos, left_out))))
-        if as_csv: write_csv(answers, _utf8_output(), clf.labels)
-        else:
-            for p in answers: click.echo(json.dumps(p.to_dict()) if as_json else str(p))
-    if not n['all']:
-        raise click.ClickException('; '.join([f'{photos[0]}: no photos in it', *([describe_skipped(left_out)] if left_out else [])]))
-    if left_out: click.echo(describe_skipped(left_out), err=True)
-    if n['bad']: click.echo(f"{n['bad']} of {n['all']} could not be read", err=True)
-    if n['bad'] == n['all'] or n['named']: sys.exit(1)
-
-def _all_photos(named, left_out):
-    "Stream the photos that were named, and those in folders that were"
+# %% ../nbs/12_cli.ipynb #90363fbb
+def _all_photos(named, skipped):
+    "The photos that were named, and those in folders that were named"
     from gear_fastai.photo import list_photos
     for name in named:
-        if os.path.isdir(os.path.expanduser(name)): yield from list_photos(name, left_out=left_out)
+        if os.path.isdir(os.path.expanduser(name)): yield from list_photos(name, skipped=skipped)
         else: yield name
 
 def _utf8_output():
-    "Standard output, in UTF-8 unless somebody looks at it: a table is for programs"
+    "Standard output in UTF-8, unless it is a terminal"
     if not sys.stdout.isatty() and hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(encoding='utf-8')
     return sys.stdout
 
+# %% ../nbs/12_cli.ipynb #d9b43456
+def _bar(predictions):
+    "A progress bar, if the predictions go elsewhere and somebody watches the terminal"
+    from tqdm import tqdm
+    return tqdm(predictions, unit=' photos', disable=sys.stdout.isatty() or not sys.stderr.isatty())
+
+# %% ../nbs/12_cli.ipynb #a2cc1055
+def _counted(predictions, named, counts):
+    "Pass predictions on and count them: all, those with an error, and those of files that were named"
+    for p in predictions:
+        bad = int(p.error is not None)
+        counts.update(all=1, bad=bad, named=int(bad and p.path in named))
+        yield p
+
+# %% ../nbs/12_cli.ipynb #8d96d233
+def _print(predictions, clf, as_json, as_csv):
+    from gear_fastai.inference import write_csv
+    if as_csv: return write_csv(predictions, _utf8_output(), clf.labels)
+    for p in predictions: click.echo(json.dumps(p.to_dict()) if as_json else str(p))
+
+# %% ../nbs/12_cli.ipynb #51b3b6bb
+def _predict(photos, as_json, as_csv, **options):
+    "Predict on this machine"
+    from gear_fastai.inference import GearClassifier
+    from gear_fastai.photo import describe_skipped
+    counts, skipped = Counter(), Counter()
+    with one_line_errors():
+        clf = GearClassifier(**options)
+        stream = clf.stream(_all_photos(photos, skipped))
+        _print(_counted(_bar(stream), photos, counts), clf, as_json, as_csv)
+    reasons = [describe_skipped(skipped)] if skipped else []
+    if not counts['all']: raise click.ClickException('; '.join([f'{photos[0]}: no photos in it', *reasons]))
+    if skipped: click.echo(reasons[0], err=True)
+    if counts['bad']: click.echo(f"{counts['bad']} of {counts['all']} could not be read", err=True)
+    if counts['bad'] == counts['all'] or counts['named']: sys.exit(1)
+
+# %% ../nbs/12_cli.ipynb #9ae51133
 def _predict_catalogue(photos, out, **options):
-    "Classify with Ray Data; what was named and isn't there is told before the work"
+    "Predict with Ray Data into files"
     from gear_fastai.bulk import score_catalogue
     from gear_fastai.photo import PhotoError
     with one_line_errors():
-        if (gone := [p for p in photos if '://' not in p and not os.path.exists(os.path.expanduser(p))]):
-            raise PhotoError(f'{gone[0]}: no such file or folder')
+        gone = [p for p in photos if '://' not in p and not os.path.exists(os.path.expanduser(p))]
+        if gone: raise PhotoError(f'{gone[0]}: no such file or folder')
         done = score_catalogue(photos, out, progress=sys.stderr.isatty(), **options)
     click.echo(str(done))
     if done.photos and done.errors == done.photos: sys.exit(1)
 
-def _bar(answers):
-    "A bar for those who sent the answers elsewhere and wait at the terminal"
-    from tqdm import tqdm
-    return tqdm(answers, unit=' photos', disable=sys.stdout.isatty() or not sys.stderr.isatty())
+# %% ../nbs/12_cli.ipynb #634c315e
+@_command(main, 'inference:GearClassifier', 'model threads device threshold', out='bulk:score_catalogue.out',
+          workers='bulk:score_catalogue.workers', resume='bulk:score_catalogue.resume')
+@click.argument('photos', nargs=-1, required=True, metavar='PHOTO|DIR...')
+@click.option('--json', 'as_json', is_flag=True, help='Print a JSON object per line: path, label (null: not sure), '
+              'confidence, probabilities, similarity, error.')
+@click.option('--csv', 'as_csv', is_flag=True, help='Print a table: path, label (empty: not sure), confidence, top1, '
+              'the probability of each class, error.')
+@click.option('--engine', type=click.Choice(['local', 'ray']), default='local', help='ray: predict a large catalogue '
+              'into files, also from Parquet files and stores (s3://…). Needs gear_fastai[ray].')
+def predict(photos, as_json, as_csv, engine, out, workers, resume, model, threshold, threads, device):
+    "Classify photos, and all photos in folders."
+    if as_json and as_csv: raise click.UsageError('--json or --csv, not both')
+    if engine == 'local':
+        if out or workers or resume: raise click.UsageError('--out, --workers and --resume are for --engine ray')
+        return _predict(photos, as_json, as_csv, model=model, threads=threads, device=device, threshold=threshold)
+    if not out or as_csv or threads or device != 'cpu':
+        raise click.UsageError('--engine ray needs --out, and does not take --csv, --threads (use --workers) and --device')
+    _predict_catalogue(photos, out, model=model, workers=workers, format='jsonl' if as_json else 'parquet',
+                       threshold=threshold, resume=resume)
 
 # %% ../nbs/12_cli.ipynb #0444c5e6
-@main.command()
-@click.option('--model', default=None, help='Model folder.  [default: $GEAR_FASTAI_MODEL, or the model in the box]')
-@click.option('--models', default='models', help='Folder of models to pick from.')
-@click.option('--save-to', default='data/corrected', help='Dataset folder for photos whose label was corrected.')
-@click.option('--port', type=click.IntRange(1, 65535), default=8866, help='Port to serve at.')
-@click.option('--host', default='127.0.0.1', help='Address to serve at; 0.0.0.0 lets other machines see the page.')
-@click.option('--max-mb', type=click.FloatRange(0, min_open=True), default=50, help='Largest photo, megabytes.')
+@_command(main, 'app:serve', 'model models save_to port host max_mb')
 def app(**options):
-    "Serve the uploader as a web page: drop in photos, see what they are."
+    "Serve the uploader as a web page."
     import signal
     from gear_fastai.app import serve
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))               # so that the server ends with us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))               # so that the server ends with this process
     with one_line_errors(), serve(**options) as (url, server):
         click.echo(f'ready: {url}  (Ctrl+C ends it)')
         try: server.wait()
@@ -368,59 +398,66 @@ def app(**options):
 
 # %% ../nbs/12_cli.ipynb #96e914b0
 @main.command()
-@click.option('--data', 'folder', default='data/sample', help='Where to draw the sample set.')
-@click.option('--models', default='models', help='Where to save the models.')
-@click.option('-n', default=40, help='Photos a class.')
-@click.option('--epochs', default=25, help='For the hand-built network.')
-@click.option('--weights', default=None, help="File of pretrained weights for mobilenetv2_100.  [default: timm's hub]")
+@click.option('--data', 'folder', default='data/sample', help='Folder for the drawn photos.')
+@click.option('--models', default='models', help='Folder for the models.')
+@click.option('-n', default=40, help='Photos per class.')
+@click.option('--epochs', default=25, help='Epochs of the custom CNN.')
+@click.option('--weights', default=None, help="File of weights for mobilenetv2_100.  [default: from timm's hub]")
 def demo(folder, models, n, epochs, weights):
-    "Sample set → hand-built CNN → transfer learner → loss plots → predictions on new photos."
+    "Draw photos, train a custom CNN and a transfer learner, plot the losses, predict new photos."
     with one_line_errors():
-        with _no_garbage(): from gear_fastai.export import train_model
-        from gear_fastai.evaluation import evaluate
-        folder, models = Path(folder), Path(models)
+        with _no_garbage_collection(): from gear_fastai.recipes import train_model
+        folder = Path(folder)
+        models = Path(models)
         _demo_data(folder, n)
-        click.echo(f'\n1. A hand-built CNN, from scratch, on {12*n} drawn photos')
-        train_model(folder, out=models/'demo-cnn', epochs=epochs, size=64)
+        click.echo(f'\n1. A custom CNN, trained from scratch on {12*n} drawn photos')
+        train_model(folder, 'gear_cnn', models/'demo-cnn', epochs=epochs, size=64)
         click.echo('\n2. A transfer learner: the head first, then the backbone')
         _demo_transfer(folder, models/'demo-transfer', weights)
-        click.echo('\n3. Held-out photos')
-        for name in ('demo-cnn', 'demo-transfer'):
-            ev = evaluate(models/name, folder)
-            click.echo(f'{name}: {ev.accuracy:.1%} of {ev.n} (95 % interval {ev.accuracy_ci95[0]:.1%} to '
-                       f'{ev.accuracy_ci95[1]:.1%}); loss plot: {models/name}/losses.png')
+        click.echo('\n3. Test photos')
+        for name in ('demo-cnn', 'demo-transfer'): _demo_evaluation(models/name, folder)
         click.echo('\n4. New photos')
-        _demo_predictions(models/'demo-cnn', folder.with_name(folder.name + '-new'), models/'demo-predictions.png')
+        _demo_predictions(models/'demo-cnn', folder.with_name(f'{folder.name}-new'), models/'demo-predictions.png')
 
+# %% ../nbs/12_cli.ipynb #4a13c662
 def _demo_data(folder, n):
-    "Draw the sample set, unless an earlier demo did"
+    "Draw the photos, unless an earlier demo did"
     from gear_fastai.sources import draw_sample
-    if folder.exists() and any(folder.iterdir()): click.echo(f'{folder}: there already')
+    if folder.exists() and any(folder.iterdir()): click.echo(f'{folder}: already there')
     else: click.echo(f'drawn: {draw_sample(folder, n)}')
 
+# %% ../nbs/12_cli.ipynb #1940f850
 def _demo_transfer(folder, out, weights):
-    "Train with pretrained weights; where they can't be had say so and show the way with random ones"
-    from gear_fastai.export import train_model
+    "Fine-tune with pretrained weights, or with random ones if there are none"
+    from gear_fastai.recipes import train_model
     from gear_fastai.transfer import WeightsError
-    kw = dict(epochs=3, size=64)
-    try: train_model(folder, 'mobilenetv2_100', out, weights, **kw)
+    try: train_model(folder, 'mobilenetv2_100', out, epochs=3, size=64, weights=weights)
     except WeightsError as e:
         if weights: raise
-        click.echo(f'{e}\nThe demo goes on with a small network and RANDOM weights: it shows the way, not the '
-                   'accuracy, of transfer learning.')
-        train_model(folder, 'test_efficientnet', out, pretrained=False, **kw)
+        click.echo(f'{e}\nThe demo continues with a small network and RANDOM weights: it shows the steps of transfer '
+                   'learning, not its accuracy.')
+        train_model(folder, 'test_efficientnet', out, epochs=3, size=64, pretrained=False)
 
+# %% ../nbs/12_cli.ipynb #f5c9482c
+def _demo_evaluation(model, folder):
+    from gear_fastai.evaluation import evaluate
+    result = evaluate(model, folder)
+    low, high = result.accuracy_ci95
+    click.echo(f'{model.name}: accuracy {result.accuracy:.1%} of {result.n} (95 % interval {low:.1%} to {high:.1%}); '
+               f'loss plot: {model}/losses.png')
+
+# %% ../nbs/12_cli.ipynb #ec87db82
 def _demo_predictions(model, folder, picture):
-    "Predict photos that are in no dataset; print and draw them"
+    "Predict photos that are in no dataset; print and draw the predictions"
     from gear_fastai.inference import classifier, show_predictions
     from gear_fastai.photo import list_photos
     from gear_fastai.sources import draw_sample
     if not folder.exists(): draw_sample(folder, 1, seed=2026)
     files = list(list_photos(folder))[:10]
-    answers = classifier(model).predict(files)
-    for p in answers: click.echo(f'{p}')
-    show_predictions(answers, truth=[f.parent.name for f in files]).savefig(picture)
+    predictions = classifier(model).predict(files)
+    for p in predictions: click.echo(str(p))
+    show_predictions(predictions, truth=[file.parent.name for file in files]).savefig(picture, dpi=80)
     click.echo(f'as a picture: {picture}')
 
-# %% ../nbs/12_cli.ipynb #1a2afa2b
+# %% ../nbs/12_cli.ipynb #9ccd92cd
 if __name__ == '__main__': command()
