@@ -223,7 +223,7 @@ _settings = 'arch size epochs bs lr do_flip patience half weights pretrained vie
     name: f'recipes:train_model.{name}' for name in ('out', 'split', 'seed', 'resume')})
 @click.argument('folder', metavar='DIR')
 def train(folder, arch, out, split, seed, resume, **settings):
-    "Train a classifier on the class folders in DIR and save the best epoch."
+    "Train on the class folders in DIR and save the best epoch. Settings come from the recipe of --arch (gear_cnn)."
     from gear_fastai.dataset import shell_command
     from gear_fastai.recipes import OptionError, get_recipe, train_model
     given = {name: value for name, value in settings.items() if value is not None}
@@ -297,7 +297,7 @@ def _extra(evaluation, model, folder, ood, html):
 def _lines(extra):
     "`extra` as text"
     random = extra.get('leakage', {}).get('random')
-    if random is not None: yield f'leakage: a random split would put variants of {random:.1%} of its test photos in train'
+    if random is not None: yield f'leakage: {random:.1%} of the test photos of a random split have variants in train'
     for kind, row in extra.get('ood', {}).items():
         yield f"OOD images, {kind}: {row['n']:.0f}, {row['rejected']:.1%} rejected, AUROC {row['auroc']:.3f}"
     if 'report' in extra: yield f"report: {extra['report']}"

@@ -98,7 +98,9 @@ class LoaderInfo:
     train_items: list = None  # items of the training loader
     resize: str = None  # method of fastai's `Resize`; None: letterboxed
 
-    def files(self, split): return [self.folder/path for path in self.splits.path[self.splits.split == split]]
+    def files(self, split):
+        "Paths of the photos in a split"
+        return [self.folder/path for path in self.splits.path[self.splits.split == split]]
 
 # %% ../nbs/07a_export.ipynb #edfc9ffd
 def _normalization(dl):
@@ -118,7 +120,7 @@ def _labels(dls):
 
 # %% ../nbs/07a_export.ipynb #82b81a57
 def _file_of(item, transforms):
-    "The file behind an item: the item itself, or what the transforms turn it into before they open it"
+    "The file behind an item, or behind what the transforms make of it before they open it"
     for transform in (noop, *transforms.fs):
         item = transform(item)
         if isinstance(item, (str, Path)) and Path(item).is_file(): return Path(os.path.abspath(item))
@@ -132,8 +134,8 @@ def _rows_of(dls, dataset, split):
         items = getattr(photos.items, 'iloc', photos.items)
         files = [_file_of(items[i], photos.tfms) for i in range(len(photos.items))]
     except Exception:
-        raise ModelError(f'the items of the {split} loader are not files, so the model could not record what it was '
-                         'trained on; use dataloaders(folder), or loaders whose items are image files') from None
+        raise ModelError(f'the items of the {split} loader are not files, so the model could not record '
+                         'its training photos; use dataloaders(folder), or loaders of image files') from None
     return [(file, str(dls.vocab[int(label)]), split) for file, label in zip(files, labels)]
 
 # %% ../nbs/07a_export.ipynb #7ba4ff17
@@ -249,7 +251,8 @@ def _features(learn, model, train_items, n=2000):
     labels = torch.cat([y.cpu() for _, y in valid])
     if (known := getattr(learn, 'seen', None)):         # a linear probe keeps the features it was fitted on
         train, features = known
-        return _Features(F.normalize(_evenly(train, n)), F.normalize(features), head_logits(model, features), labels)
+        reference = F.normalize(_evenly(train, n))
+        return _Features(reference, F.normalize(features), head_logits(model, features), labels)
     forward = frozen_forward(WithFeatures(model), valid.one_batch()[0][:2].cpu())
     train_dl = learn.dls.test_dl(_evenly(train_items, n), bs=64)
     reference = torch.cat([forward(batch[0].cpu())[1] for batch in train_dl])
@@ -290,13 +293,15 @@ _CARD = '''---
 **Calibration** on {{ calibration.photos }} validation photos: temperature {{ '%.2f'|format(about.temperature) }}.
 Expected calibration error {{ '%.1f'|format(100*calibration.calibration_error.before) }} % before,
 {{ '%.1f'|format(100*calibration.calibration_error.after) }} % after. A photo with a similarity below
-{{ '%.3f'|format(about.rejection_threshold) }} is "not sure", like {{ '%.0f'|format(100*calibration.rejection_rate) }} % of the
-validation photos.
+{{ '%.3f'|format(about.rejection_threshold) }} is "not sure",
+like {{ '%.0f'|format(100*calibration.rejection_rate) }} % of the validation photos.
 {% endif %}
-**Input** {{ preprocessing }}; RGB in [0, 1], minus {{ about.preprocessing.mean }}, divided by {{ about.preprocessing.std }}.
+**Input** {{ preprocessing }}; RGB in [0, 1], minus {{ about.preprocessing.mean }},
+divided by {{ about.preprocessing.std }}.
 
-**Limits** The model knows its {{ about.labels|length }} classes only. It answers "not sure" for most other pictures, and also
-for many photos of these classes that look unlike the training photos. A label can still be wrong.
+**Limits** The model knows its {{ about.labels|length }} classes only. It is "not sure" about most
+other pictures, and about many photos of these classes that look unlike the training photos.
+A label can still be wrong.
 
 ```python
 from gear_fastai import GearClassifier
@@ -309,34 +314,37 @@ def _percent(value): return f'{100*value:.1f} %'
 # %% ../nbs/07a_export.ipynb #2c9dfe66
 def _test_line(test):
     low, high = map(_percent, test['accuracy_ci95'])
-    return (f"- {test['what']}: accuracy {_percent(test['accuracy'])} (95 % interval {low} to {high}; rejected photos "
-            f"included), macro-F1 {test['macro_f1']:.3f}, {test['n']} photos")
+    accuracy = f"accuracy {_percent(test['accuracy'])} (95 % interval {low} to {high}; rejected photos included)"
+    return f"- {test['what']}: {accuracy}, macro-F1 {test['macro_f1']:.3f}, {test['n']} photos"
 
 # %% ../nbs/07a_export.ipynb #4f37ce21
 def _input_line(preprocessing):
     size = preprocessing['size']
     method = preprocessing.get('resize')
-    if method in FASTAI_RESIZES: return f"a photo resized to {size} × {size} pixels as by fastai's Resize('{method}')"
-    return f'an upright photo, transparency on white, letterboxed on white to {size} × {size} pixels'
+    side = f'{size} × {size} pixels'
+    if method in FASTAI_RESIZES: return f"a photo resized to {side} as by fastai's Resize('{method}')"
+    return f'an upright photo, transparency on white, letterboxed on white to {side}'
 
 # %% ../nbs/07a_export.ipynb #7b2f772d
 def _card_data(name, tests):
     "Header of the card, with test accuracies in the Hub's `model-index`"
-    results = [EvalResult('image-classification', 'folder', test['what'], 'accuracy', round(test['accuracy'], 4))
-               for test in tests]
-    return ModelCardData(library_name='timm', pipeline_tag='image-classification', tags=['gear_fastai'],
-                         **(dict(model_name=name, eval_results=results) if results else {}))
+    task = 'image-classification'
+    results = [EvalResult(task, 'folder', test['what'], 'accuracy', round(test['accuracy'], 4)) for test in tests]
+    index = dict(model_name=name, eval_results=results) if results else {}
+    return ModelCardData(library_name='timm', pipeline_tag=task, tags=['gear_fastai'], **index)
 
 # %% ../nbs/07a_export.ipynb #0cf1c996
 def _card(name, about):
     "The model card as text"
+    tests = about['evaluations']
     numbers = {k: v for k, v in about['metrics'].items() if isinstance(v, (int, float))}
-    return ModelCard.from_template(
-        _card_data(name, about['evaluations']), template_str=_CARD, name=name, about=about,
+    parts = dict(
         split=', '.join(f'{n} {split}' for split, n in about['data']['split'].items()),
         metrics=', '.join(f'{k} {v:.4g}' for k, v in numbers.items()),
-        tests='\n' + '\n'.join(map(_test_line, about['evaluations'])) if about['evaluations'] else '',
-        calibration=about.get('calibration'), preprocessing=_input_line(about['preprocessing'])).content
+        tests=''.join('\n' + _test_line(test) for test in tests),
+        calibration=about.get('calibration'), preprocessing=_input_line(about['preprocessing']))
+    data = _card_data(name, tests)
+    return ModelCard.from_template(data, template_str=_CARD, name=name, about=about, **parts).content
 
 # %% ../nbs/07a_export.ipynb #61447aeb
 def _preprocessing(info):
@@ -352,8 +360,9 @@ def _describe(architecture, info, row, calibration, difference, notes):
     metrics = {k: v for k, v in row.items() if k != 'seconds'}
     packages = 'gear_fastai', 'torch', 'timm', 'fastai', 'onnxruntime', 'pillow'
     return dict(
-        format=FORMAT, architecture=architecture, labels=info.labels, preprocessing=_preprocessing(info), **calibration,
-        metrics=dict(metrics, measured='on the validation photos, which chose the saved epoch'), evaluations=[],
+        format=FORMAT, architecture=architecture, labels=info.labels, preprocessing=_preprocessing(info),
+        **calibration, evaluations=[],
+        metrics=dict(metrics, measured='on the validation photos, which chose the saved epoch'),
         onnx_max_probability_difference=difference, data=fingerprint(info.splits, info.folder),
         versions={package: version(package) for package in packages}, notes=notes or {})
 
@@ -445,4 +454,5 @@ def write_card(
     name: str,  # title of the card
 ):
     "Write the model card from `gear.json`"
-    with atomic_write(Path(folder)/'README.md') as tmp: tmp.write_text(_card(name, read_gear(folder)), encoding='utf-8')
+    text = _card(name, read_gear(folder))
+    with atomic_write(Path(folder)/'README.md') as tmp: tmp.write_text(text, encoding='utf-8')

@@ -85,7 +85,7 @@ class TransferRecipe(Recipe):
     augment: dict = field(default_factory=lambda: dict(LIGHT_AUGMENT))
     weights: str = None  # file of pretrained weights in timm's layout; default: from timm's hub
     pretrained: bool = True  # start from pretrained weights rather than random ones
-    views: int = 1  # number of augmented views per photo used to fit the head; more take longer and generalize better
+    views: int = 1  # augmented views per photo used to fit the head; more take longer and generalize better
     alpha: float = None  # ridge penalty of the head; default: chosen on left-out photos
 
     def __post_init__(self):
@@ -129,9 +129,10 @@ def get_recipe(
         recipe = RECIPES.get(name) or TransferRecipe(name)
     known = [f.name for f in fields(recipe)]
     for name, value in overrides.items():
-        if name not in known: raise OptionError(f'{name}={value}: not a setting of {recipe.arch}; it has {", ".join(known)}')
+        if name not in known:
+            raise OptionError(f'{name}={value}: not a setting of {recipe.arch}; it has {", ".join(known)}')
         if name in ('lr', 'patience') and overrides.get('epochs', recipe.epochs) == 0:
-            raise OptionError(f'{name}={value}: has no effect with epochs=0, which only fits the head; leave it out')
+            raise OptionError(f'{name}={value}: has no effect with epochs=0, which only fits the head')
     return replace(recipe, **overrides)
 
 # %% ../nbs/10_recipes.ipynb #2fe3b11d
@@ -140,7 +141,7 @@ def saved_recipe(
 ) -> Recipe:
     "The recipe that a saved model was trained by; raise `OptionError` if it can't be repeated"
     notes = dict(about['notes'])
-    if notes.get('teacher'): raise OptionError('this model was distilled from a larger one, which is not supported any more')
+    if notes.get('teacher'): raise OptionError('the model was distilled from a larger one; that is not supported')
     if 'strength' in notes: notes['alpha'] = notes.pop('strength')              # models of older versions
     notes.update(arch=about['architecture'], size=about['preprocessing']['size'])
     recipe = get_recipe(notes['arch'])
@@ -246,7 +247,7 @@ def compare_backbones(
     pretrained: bool = True,  # start from pretrained weights rather than random ones
     seed: int = 42,
     progress: bool = False,  # show a bar
-) -> pd.DataFrame:  # a row per architecture, best first: validation accuracy, `low` and `high` end of its 95 % interval, seconds of training, size_mb of the weights, latency_ms of one photo, error
+) -> pd.DataFrame:  # a row per architecture, best first; columns as shown below
     "Train and time several backbones; one that can't be created becomes a row with its `error`"
     if isinstance(archs, str) or not (archs := list(dict.fromkeys(archs))):
         raise ValueError(f"archs={archs!r}: give a list of timm names, such as ['mobilenetv2_100', 'resnet18']")

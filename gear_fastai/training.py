@@ -80,7 +80,8 @@ def _settings(recipe, splits, folder, seed):
     shared = {name: value for name, value in asdict(recipe).items() if name not in _FREE_SETTINGS}
     shared['augment'] = str(recipe.augment)
     classes = ', '.join(sorted(set(splits.label)))
-    return dict(arch=shared.pop('arch'), classes=classes, photos=_photos(fingerprint(splits, folder)), seed=seed, **shared)
+    photos = _photos(fingerprint(splits, folder))
+    return dict(arch=shared.pop('arch'), classes=classes, photos=photos, seed=seed, **shared)
 
 # %% ../nbs/07c_training.ipynb #87c566fa
 def _notes(recipe, seed):
@@ -154,8 +155,8 @@ def _reporting(learn, progress):
 
 # %% ../nbs/07c_training.ipynb #93f8538e
 def _log_line(learn, row):
-    pairs = zip(learn.recorder.metric_names, row)
-    return ' '.join(f'{name} {value:.4f}' if isinstance(value, float) else f'{name} {value}' for name, value in pairs)
+    values = [f'{value:.4f}' if isinstance(value, float) else value for value in row]
+    return ' '.join(f'{name} {value}' for name, value in zip(learn.recorder.metric_names, values))
 
 # %% ../nbs/07c_training.ipynb #18295f60
 def _fit(learn, recipe, saver, cbs, seed, progress):

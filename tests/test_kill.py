@@ -1,4 +1,4 @@
-"Training runs that are killed, at random and at every step of their disk_errors, and lose nothing."
+"Training runs that are killed, at random moments and between any two file changes, lose nothing."
 import json, os, random, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
@@ -8,14 +8,16 @@ import pytest
 from gear_fastai.model_folder import FILES, read_gear, read_checked, restore_replaced
 
 KILLS = int(os.environ.get('GEAR_KILLS', 3))  # of each kind
-RECIPES = dict(hand='--arch gear_cnn_small --epochs 5', transfer='--arch test_resnet --no-pretrained --epochs 5')
+RECIPES = dict(scratch='--arch gear_cnn_small --epochs 5', transfer='--arch test_resnet --no-pretrained --epochs 5')
 pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='runs are forked')
 
-# A process that has imported everything, and forks one that runs the command for each line it is sent: a run then starts in no time. A line is JSON: arguments; how many changes of files to
-# allow before the run kills itself, -1 for all; and whether a better model is written at once, not only when it is worth the time.
+# One process imports everything, then forks a child for each line it receives, so a run starts at once. A line is JSON:
+# arguments; how many file changes to allow before the run kills itself (-1: all); the folder whose changes count (then
+# each better model is written at once, not only when that takes little of the time); and a log file.
 SERVER = '''
 import json, os, signal, sys, warnings
-import gear_fastai.export as model, gear_fastai.learner
+import gear_fastai.training
+from gear_fastai.checkpoint import SaveBest
 from gear_fastai.cli import command, main
 for line in sys.stdin:
     args, allowed, at_once, log = json.loads(line)
@@ -25,7 +27,7 @@ for line in sys.stdin:
         continue
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1); os.dup2(out, 2)
-    if at_once: model.SaveBest.__init__.__defaults__ = ('valid_loss', None, 1e9)
+    if at_once: SaveBest.__init__.__defaults__ = (*SaveBest.__init__.__defaults__[:-1], 1e9)
     changes = 'os.rename', 'os.remove', 'os.rmdir', 'os.mkdir'
     def watch(event, about):
         global allowed
@@ -151,7 +153,7 @@ def test_killed_while_a_model_is_replaced(runs):
     old = content(home/'old'/'mine')
     def start(name, **kw):
         shutil.copytree(home/'old', home/name)
-        return runs.run(RECIPES['hand'], home/name/'mine', at_once=str(home), resume=False, **kw)
+        return runs.run(RECIPES['scratch'], home/name/'mine', at_once=str(home), resume=False, **kw)
     assert start('all') == 0
     n = len(Path(f'{runs.log}.changes').read_bytes())
     for k in range(n) if KILLS >= n else sorted(random.Random(2).sample(range(n), KILLS)):
@@ -159,10 +161,10 @@ def test_killed_while_a_model_is_replaced(runs):
         out = home/str(k)/'mine'
         restore_replaced(out)
         now = content(out)[0]
-        assert now in (old[0], runs.whole['hand'][0]), 'neither model'
+        assert now in (old[0], runs.whole['scratch'][0]), 'neither model'
         begun = now != old[0] or any(out.parent.glob('mine.new*'))
-        assert runs.run(RECIPES['hand'], out, resume=begun) == 0, runs.log.read_text()
-        same(content(out), runs.whole['hand'])
+        assert runs.run(RECIPES['scratch'], out, resume=begun) == 0, runs.log.read_text()
+        same(content(out), runs.whole['scratch'])
         assert any(content(kept)[0] == old[0] for kept in out.parent.glob('mine.[0-9]')), 'the old model is gone'
         assert all(re.fullmatch(r'mine(\.\d)?', p.name) for p in out.parent.iterdir()), 'leftovers'
 
@@ -170,11 +172,11 @@ def test_killed_while_a_model_is_replaced(runs):
 def test_killed_as_a_program(tmp_path, runs):
     "The same with the command as a program of its own, killed while it writes its second checkpoint or soon after"
     out = tmp_path/'mine'
-    run = [sys.executable, '-m', 'gear_fastai.cli', 'train', runs.photos, *RECIPES['hand'].split(), '--size', '32', '--bs', '16', '--out', out]
+    run = [sys.executable, '-m', 'gear_fastai.cli', 'train', runs.photos, *RECIPES['scratch'].split(), '--size', '32', '--bs', '16', '--out', out]
     with subprocess.Popen(run, stdout=subprocess.DEVNULL) as p:
         while p.poll() is None and epochs_done(out) < 2: time.sleep(.01)
         p.kill()
     assert p.returncode == -signal.SIGKILL
     check(out, 2)
     subprocess.run([*run, '--resume'], check=True, stdout=subprocess.DEVNULL)
-    same(content(out), runs.whole['hand'])
+    same(content(out), runs.whole['scratch'])
