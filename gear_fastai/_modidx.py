@@ -667,8 +667,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'gear_fastai/model_folder.py'),
                                           'gear_fastai.model_folder.atomic_folder': ( 'model_folder.html#atomic_folder',
                                                                                       'gear_fastai/model_folder.py'),
-                                          'gear_fastai.model_folder.atomic_write': ( 'model_folder.html#atomic_write',
-                                                                                     'gear_fastai/model_folder.py'),
                                           'gear_fastai.model_folder.check_replaceable': ( 'model_folder.html#check_replaceable',
                                                                                           'gear_fastai/model_folder.py'),
                                           'gear_fastai.model_folder.clear_leftovers': ( 'model_folder.html#clear_leftovers',

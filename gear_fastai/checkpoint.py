@@ -14,7 +14,8 @@ from fastai.vision.all import *
 import gear_fastai.cnn  # registers the custom CNNs with timm
 from .learner import EpochRecorder, best_epoch, photo_learner, record_epochs
 from .distributed import from_rank0
-from .model_folder import ModelError, atomic_write, read_gear, read_model, retry_if_replaced
+from .files import atomic_write
+from .model_folder import ModelError, read_gear, read_model, retry_if_replaced
 from .export import check_learner, save_classifier, write_history
 
 # %% ../nbs/07b_checkpoint.ipynb #09e6499b

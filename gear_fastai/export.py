@@ -26,7 +26,8 @@ from .dataset import file_digest, write_splits
 from .learner import check_labels, photo_size, plot_history
 from .transfer import WithFeatures, check_network, frozen_forward, head_logits, write_onnx
 from .calibration import MIN_PHOTOS, calibration_error, fit_temperature, rejection_threshold
-from .model_folder import FORMAT, ModelError, atomic_folder, atomic_write, file_digests, read_gear
+from .files import atomic_write
+from .model_folder import FORMAT, ModelError, atomic_folder, file_digests, read_gear
 
 # %% ../nbs/07a_export.ipynb #98523544
 class _WithSimilarity(nn.Module):

@@ -17,22 +17,6 @@ from .files import disk_errors, fsync_file
 class ModelError(ValueError):
     "A model folder cannot be read or written; the message names it and says why"
 
-@contextlib.contextmanager
-def atomic_write(
-    path,  # file to write
-    kept: str = 'the previous file is kept',  # what is not lost, for the error message
-):
-    "A temporary path that takes the place of `path` when all of it was written"
-    path = Path(path)
-    tmp = path.with_name(f'.{path.name}.tmp')
-    try:
-        with disk_errors(path, kept):
-            yield tmp
-            fsync_file(tmp)
-        os.replace(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
-
-
 # %% ../nbs/07_model_folder.ipynb #63f27f31
 def _unfinished(dest): return dest.with_name(f'.{dest.name}.tmp')
 def _old(dest): return dest.with_name(f'.{dest.name}.old')
