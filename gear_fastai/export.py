@@ -163,15 +163,20 @@ def _resize_method(dls, info, n=32):
     files = _evenly(info.files('valid'), n)
     largest = {}
     for method in (None, *FASTAI_RESIZES):
-        pixels = np.stack([to_pixels(file, info.size, method) for file in files])
-        difference = np.abs(normalize(pixels, info.mean, info.std) - expected)
-        largest[method] = (difference*255*np.array(info.std)[:, None, None]).max((1, 2, 3))
+        largest[method] = _differences(files, method, info, expected)
         if largest[method].max() < 1.5: return method
     file = files[min(largest.values(), key=np.median).argmax()]
     raise ModelError(f'{file}: {_why_different(file)}; use dataloaders(folder), or PhotoBlock(size) in place of '
                      'ImageBlock in your DataBlock')
 
 # %% ../nbs/07a_export.ipynb #f783010c
+def _differences(files, method, info, expected):
+    "Largest difference of each image from the expected one, in gray levels"
+    pixels = np.stack([to_pixels(file, info.size, method) for file in files])
+    difference = np.abs(normalize(pixels, info.mean, info.std) - expected)
+    return (difference*255*np.array(info.std)[:, None, None]).max((1, 2, 3))
+
+# %% ../nbs/07a_export.ipynb #8c0e7fa9
 def _why_different(file):
     "Why fastai's loaders give other pixels than inference"
     with Image.open(file) as im:
@@ -201,17 +206,20 @@ def check_learner(
 ):
     "Raise `ModelError` or `ValueError` if the network or the loaders of `learn` can't be saved as a model folder"
     model = unwrap_model(learn.model)
-    if not (hasattr(model, 'pretrained_cfg') and hasattr(model, 'forward_head')):
-        raise ModelError(f"a {type(model).__name__} can't be saved, only networks of timm: "
-                         "use transfer_learner(dls, 'resnet18') or photo_learner(dls)")
-    n_classes = len(_labels(learn.dls))
-    if n_classes != model.num_classes:
-        raise ModelError(f'the network has {model.num_classes} outputs, the photos have {n_classes} classes; '
-                         'create it with num_classes=dls.c')
+    _check_kind(model, len(_labels(learn.dls)))
     info = describe_loaders(learn.dls)
     # A transfer learner has been checked when it was made, and a custom CNN needs no check
     checked = hasattr(learn, 'fit_head') or type(model).__module__ == 'gear_fastai.cnn'
     if not checked: check_network(model, info.size)
+
+# %% ../nbs/07a_export.ipynb #93628bb7
+def _check_kind(model, n_classes):
+    if not (hasattr(model, 'pretrained_cfg') and hasattr(model, 'forward_head')):
+        raise ModelError(f"a {type(model).__name__} can't be saved, only networks of timm: "
+                         "use transfer_learner(dls, 'resnet18') or photo_learner(dls)")
+    if n_classes != model.num_classes:
+        raise ModelError(f'the network has {model.num_classes} outputs, the photos have {n_classes} classes; '
+                         'create it with num_classes=dls.c')
 
 # %% ../nbs/07a_export.ipynb #d101e08b
 def fingerprint(
@@ -263,19 +271,23 @@ def _features(learn, model, train_items, n=2000):
 # %% ../nbs/07a_export.ipynb #253570cc
 def _calibrate(features, rate=.02):
     "Temperature and rejection threshold; `rate` is the share of validation photos that is rejected"
-    logits, labels = features.logits.numpy(), features.labels.numpy()
+    logits = features.logits.numpy()
+    labels = features.labels.numpy()
     if len(labels) < MIN_PHOTOS:
         warnings.warn(f'{len(labels)} validation photos are too few to calibrate, {MIN_PHOTOS} are needed: '
                       'the temperature stays 1 and no photo is rejected')
         return dict(temperature=1., rejection_threshold=None)
     temperature = fit_temperature(logits, labels)
-    correct = logits.argmax(1) == labels
-    error = {when: calibration_error(softmax(logits/t, 1).max(1), correct)
-             for when, t in (('before', 1), ('after', temperature))}
-    threshold = rejection_threshold((features.valid @ features.reference.T).amax(1).numpy(), rate)
-    calibration = dict(rejection_rate=rate, calibration_error=error, photos=len(labels),
-                       measured='on the validation photos, which the temperature and threshold were chosen on')
-    return dict(temperature=temperature, rejection_threshold=threshold, calibration=calibration)
+    similarity = (features.valid @ features.reference.T).amax(1).numpy()
+    errors = dict(before=_error_at(1, logits, labels), after=_error_at(temperature, logits, labels))
+    return dict(temperature=temperature, rejection_threshold=rejection_threshold(similarity, rate),
+                calibration=dict(rejection_rate=rate, calibration_error=errors, photos=len(labels),
+                                 measured='on the validation photos that both were chosen on'))
+
+# %% ../nbs/07a_export.ipynb #8cd5c8c3
+def _error_at(temperature, logits, labels):
+    "Calibration error at a temperature"
+    return calibration_error(softmax(logits/temperature, 1).max(1), logits.argmax(1) == labels)
 
 # %% ../nbs/07a_export.ipynb #c4a68318
 _CARD = '''---
@@ -401,22 +413,26 @@ def save_classifier(
     dest = Path(dest).expanduser()
     info = describe_loaders(learn.dls)
     history = getattr(learn.recorder, 'history', [])
+    row = ifnone(row, len(history) - 1)
     model = _copy_for_export(learn.model, half)
     features = _features(learn, model, info.train_items)
-    pixels = np.stack([to_pixels(file, info.size, info.resize) for file in info.files('valid')[:8]])
-    row = ifnone(row, len(history) - 1)
     with atomic_folder(dest) as tmp:
         _write_weights(model, tmp, info, half)
-        images = normalize(pixels, info.mean, info.std)
-        difference = export_onnx(model, features.reference, tmp/'model.onnx', images, half=half)
-        about = _describe(model.pretrained_cfg['architecture'], info, history[row] if history else {},
-                          _calibrate(features), difference, notes)
+        difference = export_onnx(model, features.reference, tmp/'model.onnx', _some_images(info), half=half)
+        metrics = history[row] if history else {}
+        about = _describe(model.pretrained_cfg['architecture'], info, metrics, _calibrate(features), difference, notes)
         _write_description(tmp, dest.name, dict(about, files=file_digests(tmp)))
         write_splits(tmp, _with_digests(info.splits, info.folder))
         if history: write_history(learn, tmp, row)
     return dest
 
 # %% ../nbs/07a_export.ipynb #15b6ef91
+def _some_images(info):
+    "A few normalized validation images, to verify the ONNX file with"
+    pixels = [to_pixels(file, info.size, info.resize) for file in info.files('valid')[:8]]
+    return normalize(np.stack(pixels), info.mean, info.std)
+
+# %% ../nbs/07a_export.ipynb #790302ac
 def _write_description(folder, name, about):
     (folder/'gear.json').write_text(json.dumps(about, indent=1))
     shutil.copymode(folder/'gear.json', folder/'model.safetensors')     # safetensors makes its files private
