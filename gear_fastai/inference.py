@@ -13,10 +13,9 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from itertools import islice
 from pathlib import Path
 import gear_fastai, numpy as np, onnxruntime
-from fastcore.basics import patch
+from fastcore.basics import chunked, patch
 from PIL import Image
 from .photo import describe_skipped, FASTAI_RESIZES, list_photos, normalize
 from .photo import open_photo, PhotoError, SUFFIXES, thumbnail, to_pixels
@@ -40,7 +39,7 @@ class Prediction:
         "The most probable class, whether or not the photo was rejected"
         return max(self.probabilities, key=self.probabilities.get, default=None)
 
-# %% ../nbs/08_inference.ipynb #fa9ab7dd
+# %% ../nbs/08_inference.ipynb #fd4e2295
 @patch
 def top(self:Prediction,
     n: int = 3,  # number of classes
@@ -48,14 +47,14 @@ def top(self:Prediction,
     "Return the `n` most probable classes"
     return sorted(self.probabilities.items(), key=lambda item: -item[1])[:n]
 
-# %% ../nbs/08_inference.ipynb #689e3a14
+# %% ../nbs/08_inference.ipynb #ba876dfa
 @patch
 def to_dict(self:Prediction) -> dict:
     "Return all fields except the photo, for JSON"
     names = ('path', 'label', 'confidence', 'probabilities', 'similarity', 'error')
     return {name: getattr(self, name) for name in names}
 
-# %% ../nbs/08_inference.ipynb #1672a432
+# %% ../nbs/08_inference.ipynb #f4dffcbc
 def _printable(value):
     "`value`, with invalid bytes escaped if it is a string"
     return value.encode('utf-8', 'backslashreplace').decode() if isinstance(value, str) else value
@@ -65,7 +64,7 @@ def __str__(self:Prediction):
     label = self.label or f'not sure, perhaps {self.top1}'
     return _printable(self.error or f"{self.path or 'photo'}: {label} ({self.confidence:.1%})")
 
-# %% ../nbs/08_inference.ipynb #857edc4f
+# %% ../nbs/08_inference.ipynb #d0ecb0f2
 def _image(p, size=None):
     "The photo of prediction `p`; None if it cannot be opened any more"
     try: return open_photo(p.path if p.photo is None else p.photo, size)
@@ -77,7 +76,7 @@ def _html_image(p, size=96):
     data = base64.b64encode(thumbnail(im, size)).decode()
     return f'<img alt="photo" src="data:image/jpeg;base64,{data}">'
 
-# %% ../nbs/08_inference.ipynb #57ada14f
+# %% ../nbs/08_inference.ipynb #09fc2779
 _BAR = ('<tr><td>{}</td><td><div style="background:#4a90d9;height:.8em;width:{:.1f}em"></div></td>'
         '<td>{:.1%}</td></tr>')
 
@@ -89,7 +88,7 @@ def _repr_html_(self:Prediction):
     return ('<div style="display:flex;gap:1em;align-items:center">'
             f'{_html_image(self)}<table>{caption}{bars}</table></div>')
 
-# %% ../nbs/08_inference.ipynb #1a881d20
+# %% ../nbs/08_inference.ipynb #9ec8daba
 def default_model() -> Path:
     "Return the folder named by `GEAR_FASTAI_MODEL`, or else the bundled model"
     named = os.environ.get('GEAR_FASTAI_MODEL')
@@ -108,7 +107,7 @@ def _wrong_type(model):
     if hasattr(model, 'state_dict') or hasattr(model, 'dls'): advice = f'save it with {_SAVE} and pass the folder'
     return f'{type(model).__name__}: {advice}'
 
-# %% ../nbs/08_inference.ipynb #d0bb3f79
+# %% ../nbs/08_inference.ipynb #5a02d321
 def _wrong_path(path):
     "Why `path` cannot be a model folder; None if it may be one"
     if (path/'gear.json').is_file(): return None
@@ -118,7 +117,7 @@ def _wrong_path(path):
         return f'a file of a saved model; pass its folder, {path.parent}'
     if path.suffix in ('.pkl', '.pth', '.pt'): return f'not a model folder; use {_SAVE}'
 
-# %% ../nbs/08_inference.ipynb #2acd6ea1
+# %% ../nbs/08_inference.ipynb #63d5b95f
 def _model_folder(model):
     "Absolute path of the model folder `model`; raise `ModelError` if it is something else"
     if model is None: return default_model().absolute()
@@ -158,7 +157,7 @@ class GearClassifier:
         self.threshold = gear.get('rejection_threshold') if threshold is None else threshold
         if len(self._session(threads).get_outputs()) == 1: self.threshold = None    # an old model without similarity
 
-# %% ../nbs/08_inference.ipynb #f82ede8a
+# %% ../nbs/08_inference.ipynb #93c4ed33
 _NO_CUDA = "device='cuda': this ONNX Runtime cannot use a GPU; install onnxruntime-gpu instead"
 _NO_GPU = "device='cuda': ONNX Runtime finds no usable GPU; check nvidia-smi, or use device='cpu'"
 
@@ -176,7 +175,7 @@ def _open_session(onnx, name, threads, device):
     if session.get_providers()[0] != providers[0]: raise ModelError(_NO_GPU)
     return session
 
-# %% ../nbs/08_inference.ipynb #549bff8a
+# %% ../nbs/08_inference.ipynb #6f38ef58
 @patch
 def _session(self:GearClassifier, threads):
     "The session of this process with `threads` threads"
@@ -189,19 +188,19 @@ def _session(self:GearClassifier, threads):
 def __reduce__(self:GearClassifier):
     return type(self), (self.folder, self.threads, self.device, self.threshold)
 
-# %% ../nbs/08_inference.ipynb #528ebc84
+# %% ../nbs/08_inference.ipynb #7a7a8a33
 @patch
 def __repr__(self:GearClassifier):
     folder = self.folder
     if folder.is_relative_to(Path.cwd()): folder = folder.relative_to(Path.cwd())
     return f'{type(self).__name__}({str(folder)!r}): {len(self.labels)} classes, {self.size} pixels'
 
-# %% ../nbs/08_inference.ipynb #12f3cfdb
+# %% ../nbs/08_inference.ipynb #50578bbb
 def _cores():
     "Number of processor cores that this process may use"
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
-# %% ../nbs/08_inference.ipynb #061b7ee6
+# %% ../nbs/08_inference.ipynb #f8136990
 @patch
 def predict_pixels(self:GearClassifier,
     pixels: np.ndarray,  # uint8 (N, size, size, 3), see `to_pixels`
@@ -239,7 +238,7 @@ def _prediction(self:GearClassifier, photo, keep, probabilities, similarity):
         photo=keep,
         similarity=None if np.isnan(similarity) else float(similarity))
 
-# %% ../nbs/08_inference.ipynb #bb3d9729
+# %% ../nbs/08_inference.ipynb #4d7b0be1
 @patch
 def _read_or_error(self:GearClassifier, photo):
     try: return self._read(photo)
@@ -256,7 +255,7 @@ def _classify(self:GearClassifier, photos):
             else self._prediction(photo, r[1], *next(outputs))
             for photo, r in zip(photos, read)]
 
-# %% ../nbs/08_inference.ipynb #5be7797f
+# %% ../nbs/08_inference.ipynb #850d2d24
 @patch
 def stream(self:GearClassifier,
     photos,  # iterable of anything `open_photo` takes
@@ -264,17 +263,17 @@ def stream(self:GearClassifier,
 ):  # generator of `Prediction`, in the same order
     "Classify photos as they come; an unreadable photo gives a `Prediction` with an `error`"
     workers = self.threads or _cores()
-    photos = iter(photos)
     pending = deque()
     pool = ThreadPoolExecutor(workers)
     if self.device == 'cpu': self._session(1)       # opened once, before the threads need it
     try:
-        while (batch := list(islice(photos, bs))) or pending:
-            if batch: pending.append(pool.submit(self._classify, batch))
-            if not batch or len(pending) > 2*workers: yield from pending.popleft().result()
+        for batch in chunked(photos, bs):
+            pending.append(pool.submit(self._classify, batch))
+            if len(pending) > 2*workers: yield from pending.popleft().result()
+        while pending: yield from pending.popleft().result()
     finally: pool.shutdown(cancel_futures=True)
 
-# %% ../nbs/08_inference.ipynb #68430f22
+# %% ../nbs/08_inference.ipynb #804ce26e
 def _is_many(photos):
     "Whether `photos` is a collection or generator of photos, not one photo"
     one = (str, bytes, bytearray, memoryview, os.PathLike, np.ndarray, Image.Image)
@@ -323,7 +322,7 @@ def classifier(
     if not gear.is_file(): return GearClassifier(folder)        # raises the right error
     return _load(folder.resolve(), gear.stat().st_mtime_ns)
 
-# %% ../nbs/08_inference.ipynb #32ac976b
+# %% ../nbs/08_inference.ipynb #aae66e85
 def predict(
     photos,  # anything `open_photo` takes, or a collection of such photos
     model=None,  # a model folder or a `GearClassifier`; default: `default_model()`
@@ -331,7 +330,7 @@ def predict(
     "Classify one photo (raise `PhotoError` if it is unreadable) or many (give each an `error`)"
     return classifier(model).predict(photos)
 
-# %% ../nbs/08_inference.ipynb #22784d8a
+# %% ../nbs/08_inference.ipynb #81f839d3
 def predict_folder(
     folder,  # searched with its sub-folders
     model=None,  # a model folder or a `GearClassifier`; default: `default_model()`
@@ -349,7 +348,7 @@ def _class_column(label, labels, taken):
 
 def _rounded(value): return value if value is None else round(value, 6)
 
-# %% ../nbs/08_inference.ipynb #385964bf
+# %% ../nbs/08_inference.ipynb #1561fdbe
 def write_csv(
     predictions,  # iterable of `Prediction`
     file,  # a file opened for writing with newline=''
@@ -382,7 +381,7 @@ def _draw(ax, p, truth, title, options):
     im = None if p.error else _image(p, 300)
     if im is not None: ax.imshow(im)
 
-# %% ../nbs/08_inference.ipynb #0158407c
+# %% ../nbs/08_inference.ipynb #96a32a30
 def _display_once(fig):
     "Display a figure in a notebook and close it"
     from IPython.display import display
@@ -395,7 +394,7 @@ def _display_once(fig):
     fig._ipython_display_ = partial(_display_once, fig)
     if is_open: pyplot.close(fig)
 
-# %% ../nbs/08_inference.ipynb #51817a4b
+# %% ../nbs/08_inference.ipynb #93158448
 def show_predictions(
     predictions,  # list of `Prediction`
     cols: int = 5,  # photos in a row

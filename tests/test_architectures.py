@@ -1,37 +1,100 @@
-"Architectures of timm either work or are refused in one line before training"
-import warnings
+"Custom CNNs, timm backbones and linear probes: each works, or fails before training with an error in one line."
+import http.server, shutil, subprocess, sys, threading, time, warnings
+from unittest import mock
 
 import numpy as np, pytest, timm, torch
-from fastcore.all import Path
-from gear_fastai.dataset import dataloaders, split_dataset
+from huggingface_hub import constants
+from safetensors.torch import save_file
+from gear_fastai.checkpoint import SaveBest
+from gear_fastai.cnn import default_cfgs
+from gear_fastai.dataset import split_dataset
 from gear_fastai.inference import GearClassifier
-from gear_fastai.export import SaveBest
+from gear_fastai.loaders import dataloaders
+from gear_fastai.probe import fit_ridge
 from gear_fastai.sources import draw_sample
-from gear_fastai.transfer import _fit_ridge, arch_name, check_network, create_backbone, has_dense_head, head_logits, head_parameters, set_head, transfer_learner
+from gear_fastai.transfer import arch_name, check_network, create_backbone, has_dense_head, head_logits, head_parameters
+from gear_fastai.transfer import set_head, split_parameters, transfer_learner, WeightsError
 
 SMALL_DEIT = dict(embed_dim=48, depth=1, num_heads=3)
 SMALL_COAT = dict(embed_dims=(32, 32, 32, 32), serial_depths=(2, 1, 1, 1), parallel_depth=0, num_heads=8)
 
 
 @pytest.fixture(scope='module')
-def dls(tmp_path_factory):
-    sample = draw_sample(tmp_path_factory.mktemp('photos')/'gear', n=3)
-    return dataloaders(sample, size=64, bs=8, splits=split_dataset(sample, valid=.3, test=0))
+def sample(tmp_path_factory): return draw_sample(tmp_path_factory.mktemp('photos')/'gear', n=3)
+
+
+@pytest.fixture(scope='module')
+def dls(sample): return dataloaders(sample, size=64, bs=8, splits=split_dataset(sample, valid=.3, test=0))
+
+
+@pytest.mark.parametrize('module', ['probe', 'calibration'])
+def test_no_torch_is_imported(module):
+    code = f'import sys, gear_fastai.{module}; assert not {{"torch", "fastai", "timm"}} & set(sys.modules)'
+    subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
+
+
+@pytest.mark.parametrize('name', default_cfgs)
+def test_custom_cnns_have_the_interface_of_timm_models(name):
+    size = timm.get_pretrained_cfg(name).input_size[-1]
+    net = timm.create_model(name, num_classes=12).eval()
+    x = torch.rand(2, 3, size, size)
+    with torch.no_grad():
+        features = net.forward_head(net.forward_features(x), pre_logits=True)
+        assert features.shape == (2, net.num_features)
+        assert torch.equal(net(x), net.get_classifier()(features))
+    net.reset_classifier(7)
+    assert net(x).shape == (2, 7)
+
+
+def test_the_large_cnn_has_the_same_resolution_after_its_stem():
+    net, large = timm.create_model('gear_cnn'), timm.create_model('gear_cnn_large')
+    x, larger = torch.zeros(1, 3, 96, 96), torch.zeros(1, 3, 160, 160)
+    assert large.forward_features(larger).shape == net.forward_features(x).shape
+    assert [len(stage) for stage in large.stages] == [len(net.stages[0]) + 1, *map(len, net.stages[1:])]
+
+
+@pytest.mark.parametrize('arch', ['test_resnet', 'test_vit'])
+def test_fine_tune_keeps_the_first_half_unless_deep(dls, arch):
+    learn = transfer_learner(dls, arch, pretrained=False)
+    first, second, head = split_parameters(learn.model)
+    assert not any(p.requires_grad for p in (*first, *second)) and all(p.requires_grad for p in head)
+    for deep in (False, True):
+        before = [group[-1].detach().clone() for group in (first, second, head)]
+        with learn.no_bar(), learn.no_logging(): learn.fine_tune(1, deep=deep)
+        changed = [not torch.equal(group[-1], old) for group, old in zip((first, second, head), before)]
+        assert changed == [deep, True, True]
+
+
+def test_features_are_kept_until_the_backbone_is_trained(dls):
+    learn = transfer_learner(dls, 'test_resnet', pretrained=False)
+    with learn.no_bar(), learn.no_logging():
+        learn.fine_tune(0)
+        assert [len(features) for features in learn.probe_features] == [len(dls.train_ds), len(dls.valid_ds)]
+        learn.fit_one_cycle(1)
+    assert learn.probe_features is None
+
+
+def test_the_head_of_two_classes_is_fitted(sample, tmp_path):
+    for label in ('boots', 'tents'): shutil.copytree(sample/label, tmp_path/'two'/label)
+    dls = dataloaders(tmp_path/'two', size=64, bs=4, splits=split_dataset(tmp_path/'two', valid=.3, test=0))
+    learn = transfer_learner(dls, 'test_resnet', pretrained=False)
+    learn.fit_head()
+    assert learn.recorder.history[0]['train_loss'] < 1
 
 
 @pytest.mark.parametrize('arch, args', [
     ('deit_tiny_distilled_patch16_224', SMALL_DEIT),    # a tuple of classifiers
     ('test_vit4', {}),                                  # root mean square normalization, which torch's exporter lacks
     ('coat_lite_tiny', SMALL_COAT),                     # two parts share weights
-    ('efficientvim_m1', dict(embed_dim=(32, 48, 64), depths=(1, 1, 1))),   # the classifier is no dense layer on pooled features
+    ('efficientvim_m1', dict(embed_dim=(32, 48, 64), depths=(1, 1, 1))),   # the classifier is not linear in the features
 ])
 def test_trained_saved_and_used(dls, tmp_path, arch, args):
     learn = transfer_learner(dls, arch, pretrained=False, model_args=args)
-    with learn.no_bar(), learn.no_logging(), warnings.catch_warnings(record=True) as told:
+    with learn.no_bar(), learn.no_logging(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         learn.fine_tune(1, cbs=SaveBest(tmp_path/'model'))
     assert len(learn.recorder.history) == 2
-    assert any('not linear' in str(w.message) for w in told) == (arch == 'efficientvim_m1')
+    assert any('not linear' in str(w.message) for w in caught) == (arch == 'efficientvim_m1')
     assert GearClassifier(tmp_path/'model').predict(dls.valid_ds.items[0]).confidence > 0
 
 
@@ -57,11 +120,11 @@ def test_operators_that_onnx_lacks_are_refused_in_one_line(capfd):
     net = timm.create_model('test_resnet', num_classes=3)
     features = net.forward_features
     net.forward_features = lambda x: features(x + torch.linalg.eigvals(x[:, :, :3, :3]).real.sum())
-    with pytest.raises(ValueError, match="test_resnet: can't be used here, save") as refused: check_network(net, 64)
+    with pytest.raises(ValueError, match='test_resnet: not supported, saving fails') as refused: check_network(net, 64)
     assert '\n' not in str(refused.value) and 'IR graph' not in capfd.readouterr().out
 
 
-def test_trying_out_changes_nothing():
+def test_checking_changes_nothing():
     net = timm.create_model('test_resnet', num_classes=3)
     before, state = {k: v.clone() for k, v in net.state_dict().items()}, torch.get_rng_state()
     check_network(net, 64)
@@ -70,10 +133,10 @@ def test_trying_out_changes_nothing():
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_a_network_that_answers_nonsense_is_refused():
+def test_a_network_that_returns_two_outputs_is_refused():
     net = timm.create_model('test_resnet', num_classes=3)
     net.forward = lambda x: (torch.zeros(len(x), 3), torch.zeros(len(x), 3))
-    with pytest.raises(ValueError, match="test_resnet: can't be used here, run"): check_network(net, 64)
+    with pytest.raises(ValueError, match='test_resnet: not supported, inference fails'): check_network(net, 64)
 
 
 def test_names():
@@ -83,27 +146,89 @@ def test_names():
     with pytest.raises(ValueError, match='nearest: .*mobilenetv2_100'): arch_name('mobilenetv2_10.ra_in1k')
 
 
+def _log_loss(logits, y):
+    "Mean cross-entropy"
+    return torch.nn.functional.cross_entropy(torch.as_tensor(logits), torch.as_tensor(y))
+
+
 def test_left_out_logits_are_no_better_than_chance_on_noise():
-    "The mean over all photos would tell of the one that is left out"
+    "A mean over all photos would reveal the label of the one that is left out"
     rng = np.random.default_rng(0)
-    y, groups = torch.arange(48) % 12, np.arange(48) % 12                   # each class one group, and noise for features
-    x = torch.from_numpy(rng.normal(size=(48, 96)))
-    left_out = _fit_ridge(x, y, 12, groups, (.1, .3, 1., 3.))[2]
-    assert (left_out.argmax(1) == y).float().mean() < .2
-    assert torch.nn.functional.cross_entropy(left_out, y) > 2
+    y = np.arange(48) % 12
+    left_out = fit_ridge(rng.normal(size=(48, 96)), y, 12, groups=y)[2]         # each class is one group
+    assert (left_out.argmax(1) == y).mean() < .2
+    assert _log_loss(left_out, y) > 2
 
 
 def test_few_separable_photos_give_a_head_of_moderate_scale():
-    y = torch.arange(24) % 3
-    x = torch.eye(3, dtype=torch.float64)[y] + .01*torch.randn(24, 3, dtype=torch.float64)
-    weight, bias, left_out = _fit_ridge(x, y, 3, np.arange(24), (.1, .3, 1., 3.))
-    one_wrong = torch.nn.functional.cross_entropy(x @ weight.T + bias, torch.cat([1 - y[:1].clamp(max=1), y[1:]]))
-    assert .005 < torch.nn.functional.cross_entropy(left_out, y) < .2
-    assert one_wrong < 1
+    y = np.arange(24) % 3
+    x = np.eye(3)[y] + .01*np.random.default_rng(0).normal(size=(24, 3))
+    weight, bias, left_out = fit_ridge(x, y, 3, np.arange(24))
+    one_wrong = np.append(1 - min(y[0], 1), y[1:])
+    assert .005 < _log_loss(left_out, y) < .2
+    assert _log_loss(x @ weight.T + bias, one_wrong) < 1
 
 
 def test_features_that_hardly_vary_do_not_count():
-    y = torch.arange(24) % 3
-    x = torch.cat([torch.eye(3, dtype=torch.float64)[y], 1 + 1e-7*torch.randn(24, 3, dtype=torch.float64)], 1)
-    weight = _fit_ridge(x, y, 3, np.arange(24), (1.,))[0]
-    assert weight[:, 3:].abs().max() < weight[:, :3].abs().max()
+    y = np.arange(24) % 3
+    x = np.hstack([np.eye(3)[y], 1 + 1e-7*np.random.default_rng(0).normal(size=(24, 3))])
+    weight = fit_ridge(x, y, 3, np.arange(24), alphas=(1.,))[0]
+    assert np.abs(weight[:, 3:]).max() < np.abs(weight[:, :3]).max()
+
+
+class Pickled:
+    "A pickle that would run code"
+    def __reduce__(self): return print, ('this pickle was run',)
+
+
+def test_pickled_weights_are_not_run(tmp_path, capsys):
+    torch.save(Pickled(), tmp_path/'pickled.pth')
+    with pytest.raises(WeightsError, match='could not be loaded'): create_backbone('test_resnet', 12, weights=tmp_path/'pickled.pth')
+    assert 'this pickle was run' not in capsys.readouterr().out
+
+
+@pytest.fixture
+def hub(tmp_path):
+    "A hub on a local port that serves one weights file; its URL, the requests it got, and a function that ends it"
+    donor = timm.create_model('test_resnet', num_classes=1000)
+    save_file(donor.state_dict(), tmp_path/'model.safetensors')
+    content = (tmp_path/'model.safetensors').read_bytes()
+    requests = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            found = self.path.endswith('model.safetensors')
+            requests.append((self.command, found))
+            self.send_response(200 if found or self.path == '/' else 404)
+            headers = {'ETag': '"1"', 'X-Repo-Commit': '0'*40, 'Content-Length': len(content) if found else 0}
+            for name, value in headers.items(): self.send_header(name, str(value))
+            self.end_headers()
+        def do_GET(self):
+            self.do_HEAD()
+            self.wfile.write(content)
+        def log_message(self, *args): pass
+
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    def end():
+        server.shutdown()
+        server.server_close()
+    return f'http://127.0.0.1:{server.server_port}', requests, end, donor
+
+
+def _from_hub(url, cache):
+    "A backbone with weights of another hub, kept in another cache"
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, url)
+    with mock.patch.multiple(constants, ENDPOINT=url, HUGGINGFACE_CO_URL_TEMPLATE=template, HF_HUB_CACHE=str(cache)):
+        return create_backbone('test_resnet', 12)
+
+
+def test_weights_come_from_the_hub_once_and_a_missing_hub_is_reported_at_once(hub, tmp_path):
+    url, requests, end, donor = hub
+    assert torch.equal(_from_hub(url, tmp_path/'cache').conv1[0].weight, donor.conv1[0].weight)
+    assert ('GET', True) in requests
+    end()
+    assert torch.equal(_from_hub(url, tmp_path/'cache').conv1[0].weight, donor.conv1[0].weight)
+    started = time.perf_counter()
+    with pytest.raises(WeightsError, match=r'cannot be reached .*--weights FILE'): _from_hub(url, tmp_path/'empty')
+    assert time.perf_counter() - started < 10                                   # not after a minute of retries

@@ -1,29 +1,30 @@
-"Runs of several processes, over gloo, beside a run of one; and of two hosts, where network namespaces can be made."
-import json, os, signal, subprocess, sys, time
+"Runs of several processes, over gloo, compared with a run of one; and of two hosts, where network namespaces can be made."
+import os, signal, subprocess, sys, time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-pytest.importorskip('accelerate')
 from gear_fastai.model_folder import read_gear, read_model
 
+needs_accelerate = pytest.mark.skipif(find_spec('accelerate') is None, reason='needs accelerate')
 TRAIN = ['-m', 'gear_fastai.cli', 'train']
 RECIPE = ['--epochs', '3', '--size', '32', '--bs', '16']
 TORCHRUN = [sys.executable, '-m', 'torch.distributed.run']
 
-# Training without augmentation, with exact arithmetic, of a network whose normalisation stands still: then a run of many is a run of one
+# Training without augmentation, in float32, with fixed normalization: a run of several processes then equals a run of one
 EXACT = '''
 import os, sys
-import gear_fastai.export as model, gear_fastai.learner as training
+import gear_fastai.learner as learner, gear_fastai.recipes as recipes
 from fastai.vision.all import *
-training.supports_bf16 = lambda: False
-model.Augment = lambda **kwargs: Transform(noop)
+learner.supports_bf16 = lambda: False
+recipes.Augment = lambda **kwargs: Transform(noop)
 class Note(Callback):
-    "What each rank's weights sum up to"
+    "The sum of each rank's weights"
     def after_epoch(self):
         with open(f'{sys.argv[2]}-{rank_distrib()}', 'a') as f: f.write(f'{sum(p.double().sum().item() for p in self.learn.model.parameters())!r}\\n')
-model.train_model(sys.argv[1], 'test_resnet', sys.argv[2], pretrained=False, epochs=3, size=32, bs=24, progress=False, cbs=[Note()])
+recipes.train_model(sys.argv[1], 'test_resnet', sys.argv[2], pretrained=False, epochs=3, size=32, bs=24, progress=False, cbs=[Note()])
 sys.stdout.flush(); os._exit(0)
 '''
 
@@ -41,7 +42,7 @@ def env(home): return os.environ | dict(GEAR_FASTAI_CACHE=str(home/'cache'), OMP
 
 
 def run(home, *args, code=0, **kw):
-    "What a command prints, on both streams"
+    "Run a command and return its output"
     done = subprocess.run(list(map(str, args)), cwd=home, env=env(home), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kw)
     assert done.returncode == code, done.stdout
     return done.stdout
@@ -52,8 +53,27 @@ def history(out): return pd.read_csv(out/'history.csv').drop(columns='seconds')
 def files(folder): return sorted(str(p.relative_to(folder)) for p in folder.rglob('*'))
 
 
+WITHOUT_ACCELERATE = """
+import sys
+sys.modules['accelerate'] = None
+import gear_fastai.distributed as distributed, gear_fastai.recipes
+assert distributed.from_rank0(lambda: 1) == distributed.on_all_ranks(lambda: 1)() == 1
+try:
+    with distributed.join_ranks(): pass
+except ValueError as e: print(e)
+"""
+
+
+def test_accelerate_is_optional():
+    out = subprocess.run([sys.executable, '-W', 'ignore', '-c', WITHOUT_ACCELERATE], check=True, capture_output=True, text=True).stdout
+    assert out == "a run on several processes needs accelerate: pip install 'gear_fastai[many]'\n"
+    code = 'import sys, gear_fastai.distributed; assert "accelerate" not in sys.modules'
+    subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
+
+
+@needs_accelerate
 def test_many_are_one(home):
-    "With chance left out, two and four processes end with the weights and the history of one; all ranks have the same, and one of them writes"
+    "Without randomness, two and four processes end with the weights and history of one; all ranks agree, and one writes"
     run(home, sys.executable, 'exact.py', 'gear', 'one/mine')
     sums = (home/'one/mine-0').read_text().split()
     for n in (2, 4):
@@ -65,21 +85,23 @@ def test_many_are_one(home):
         assert [f for f in files(home/f'{n}') if not f.startswith('mine-')] == [f for f in files(home/'one') if not f.startswith('mine-')]
 
 
+@needs_accelerate
 def test_accelerate_launches(home):
-    "`accelerate launch` for two processes; the command tells once what it did"
+    "`accelerate launch` with two processes; the command reports once"
     launch = [sys.executable, '-m', 'accelerate.commands.launch', '--multi_gpu', '--num_processes', '2', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no']
     told = run(home, *launch, *TRAIN, 'gear', '--arch', 'gear_cnn_small', *RECIPE, '--out', 'acc/mine')
     assert told.count('saved acc/mine') == told.count('epoch 0 ') == 1
     assert len(history(home/'acc/mine')) == 3 and read_model(home/'acc/mine', 'model.onnx') and os.listdir(home/'acc') == ['mine']
 
 
-def test_mistakes_are_told_once(home):
+@needs_accelerate
+def test_mistakes_are_reported_once(home):
     told = torchrun(home, 2, *TRAIN, 'gone', code=1)
     assert told.count('Error: gone: ') == 1 and '.py", line' not in told.split('Error: gone')[0]
 
 
 def killed(home, launchers, victim, out):
-    "Start a run, kill a process of it after its second epoch; what the launchers say"
+    "Start a run, kill one of its processes after the second epoch, and return the launchers' output"
     started = [subprocess.Popen(list(map(str, l)), cwd=home, env=env(home), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for l in launchers]
     while not out.with_name(f'{out.name}.checkpoint').exists() and all(p.poll() is None for p in started): time.sleep(.05)
     os.kill(victim(started), signal.SIGKILL)
@@ -87,20 +109,21 @@ def killed(home, launchers, victim, out):
 
 
 def child(pid, rank):
-    "The process of a launcher that is rank `rank` of its run"
+    "The process of a launcher that has rank `rank`"
     for p in Path('/proc').glob('[0-9]*'):
         try:
             if int((p/'stat').read_text().rsplit(')', 1)[1].split()[1]) == pid and f'RANK={rank}'.encode() in (p/'environ').read_bytes().split(b'\0'): return int(p.name)
         except (OSError, ValueError): pass
 
 
+@needs_accelerate
 @pytest.mark.skipif(not Path('/proc/self/environ').exists(), reason='needs /proc')
 def test_a_rank_dies(home):
-    "The launcher names it; the run goes on with --resume to what it would have come to"
+    "The launcher names it; with --resume the run ends as it would have without the failure"
     args = [*TRAIN, 'gear', '--arch', 'gear_cnn_small', '--epochs', '8', *RECIPE[2:]]
     launch = [*TORCHRUN, '--standalone', '--nproc-per-node', '2', *args, '--out', 'dies/mine']
     told, = killed(home, [launch], lambda started: child(started[0].pid, 1), home/'dies/mine')
-    assert 'Error: rank 0 of 2: ' in told and 'the same command with --resume goes on' in told
+    assert 'Error: rank 0 of 2: ' in told and 'run the same command with --resume' in told
     assert 'rank      : 1 ' in told.split('Root Cause')[1] and 'Signal 9' in told
     run(home, *launch, '--resume')
     torchrun(home, 2, *args, '--out', 'lives/mine')
@@ -110,7 +133,7 @@ def test_a_rank_dies(home):
 
 @pytest.fixture
 def hosts():
-    "Two network namespaces, joined by a wire"
+    "Two connected network namespaces"
     ip = lambda *a: subprocess.run(['ip', *a], check=True, capture_output=True)
     names = [f'gear{os.getpid()}{k}' for k in 'ab']
     try:
@@ -125,8 +148,9 @@ def hosts():
         for n in names: subprocess.run(['ip', 'netns', 'del', n], capture_output=True)
 
 
+@needs_accelerate
 def test_two_hosts(home, hosts):
-    "Each host has its own network, and only the first writes; when a process of the second is killed, the first says which"
+    "Each host has its own network, and only the first writes; when a process of the second is killed, the first names it"
     def on(k, host, *args):
         return ['ip', 'netns', 'exec', host, 'env', 'GLOO_SOCKET_IFNAME=wire', *TORCHRUN, '--nnodes', '2', '--nproc-per-node', '1', '--node-rank', k,
                 '--master-addr', '10.77.0.1', '--master-port', '29400', *args]

@@ -1,16 +1,18 @@
-"What users of fastai try first works, or says in one line what to use"
-import json, numpy as np, pandas as pd, pytest, timm, torch
+"What users of fastai try first works, or fails with one line that says what to use"
+import ctypes, json, subprocess, sys
+import numpy as np, pandas as pd, pytest, timm, torch
 from PIL import Image
 from fastai.vision.all import (Callback, CategoryBlock, CrossEntropyLossFlat, DataBlock, ImageBlock, ImageDataLoaders, Learner, MultiCategoryBlock, PILImageBW,
                                ProgressCallback, RandomResizedCrop, RandomSplitter, RegressionBlock, Resize, accuracy, aug_transforms, get_image_files,
                                load_learner, noop, parent_label, vision_learner)
-import gear_fastai.cnn
-from gear_fastai.dataset import PhotoBlock, dataloaders, split_dataset
+from gear_fastai.checkpoint import SaveBest, load_learner_from, load_network
+from gear_fastai.dataset import split_dataset
 from gear_fastai.inference import GearClassifier
-from gear_fastai.export import SaveBest, load_learner_from, load_network, save_classifier, train_model
-from gear_fastai.photo import list_photos
-from gear_fastai.sources import draw_sample
 from gear_fastai.learner import photo_learner
+from gear_fastai.loaders import PhotoBlock, dataloaders
+from gear_fastai.photo import list_photos
+from gear_fastai.recipes import train_model
+from gear_fastai.sources import draw_sample
 from gear_fastai.transfer import transfer_learner
 from torchvision.models import resnet18
 
@@ -88,12 +90,12 @@ refused = dict(
 
 
 @pytest.mark.parametrize('kind', refused)
-def test_foreign_loaders_that_can_not_be_repeated_are_refused_before_training(photos, tmp_path, kind):
-    make, said = refused[kind]
+def test_foreign_loaders_that_inference_cannot_repeat_are_refused_before_training(photos, tmp_path, kind):
+    make, message = refused[kind]
     theirs = make(photos)
     net = timm.create_model('gear_cnn_small', num_classes=theirs.c)
     learn = quiet(Learner(theirs, net, loss_func=CrossEntropyLossFlat()))
-    with pytest.raises(ValueError, match=said) as e: learn.fit(1, cbs=[NoEpoch(), SaveBest(tmp_path/'model')])
+    with pytest.raises(ValueError, match=message) as e: learn.fit(1, cbs=[NoEpoch(), SaveBest(tmp_path/'model')])
     assert '\n' not in str(e.value) and not (tmp_path/'model').exists()
 
 
@@ -156,6 +158,9 @@ def test_lr_find(dls, tmp_path):
     again = quiet(photo_learner(dls, 'gear_cnn_small', path=tmp_path, cbs=SaveBest(tmp_path/'model')))
     again.lr_find(show_plot=False, num_it=40)
     assert not (tmp_path/'model').exists()
+    before = [p.detach().clone() for p in again.model.parameters()]
+    again.lr_find(show_plot=False, num_it=40)
+    assert all(torch.equal(p, old) for p, old in zip(again.model.parameters(), before))         # with Muon, too
 
 
 def test_diverged_training_names_the_learning_rate(dls, photos, tmp_path):
@@ -170,3 +175,24 @@ def test_diverged_training_names_the_learning_rate(dls, photos, tmp_path):
     learn = quiet(transfer_learner(dls, 'test_resnet', pretrained=False))
     with pytest.raises(ValueError, match='diverged'): learn.fit(4, 1e-4, cbs=[Raise(), SaveBest(tmp_path/'kept')])
     assert json.loads((tmp_path/'kept/gear.json').read_text())['metrics']['epoch'] == 0        # the best earlier epoch
+
+
+PAGES = """
+import resource
+from fastai.vision.all import *
+from gear_fastai.learner import KeepMemory
+net = nn.Sequential(ConvLayer(3, 32), nn.MaxPool2d(2), ConvLayer(32, 64), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 12))
+photos = DataLoader(list(zip(torch.randn(64, 3, 96, 96), torch.randint(12, (64,)))), bs=32)
+for cbs in (None, None, KeepMemory()):                                          # the first run allocates more than later ones
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    learn = Learner(DataLoaders(photos, photos), net, loss_func=CrossEntropyLossFlat(), cbs=cbs)
+    with learn.no_bar(), learn.no_logging(): learn.fit(4)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != 'linux' or not hasattr(ctypes.CDLL(None), 'mallopt'), reason='needs glibc')
+def test_keep_memory_reuses_pages():
+    out = subprocess.run([sys.executable, '-W', 'ignore', '-c', PAGES], check=True, capture_output=True, text=True).stdout
+    _, usual, kept = map(int, out.split())
+    assert kept < usual/2

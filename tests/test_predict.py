@@ -270,17 +270,17 @@ def test_photo_that_is_gone_leaves_an_empty_place(tmp_path):
 
 def test_catalogue_tells_what_is_left_out_and_keeps_names(inbox):
     pytest.importorskip('pyarrow')
-    from gear_fastai.bulk import CatalogueError, GearStage, _list_all
-    with pytest.raises(CatalogueError, match='not UTF-8'): _list_all([f'file://{inbox}'], str(inbox))       # PyArrow can't list it
+    from gear_fastai.bulk import CatalogueError, GearStage, _list_photos
+    with pytest.raises(CatalogueError, match='not UTF-8'): _list_photos([f'file://{inbox}'], str(inbox))       # PyArrow can't list it
     for place in (str(inbox), f'file://{inbox}'):
-        with pytest.warns(UserWarning, match=r'left out: 2 \.mov, 1 \.pdf$'): lists, _ = _list_all([place], str(inbox))
+        with pytest.warns(UserWarning, match=r'2 \.mov, 1 \.pdf$'): lists, _ = _list_photos([place], str(inbox))
         Path(lists[0]).unlink()
         (inbox/BYTES).unlink(missing_ok=True)
     (inbox/'@eaDir').mkdir()
     (inbox/'@eaDir/a.jpg').write_bytes(raw)
-    with pytest.warns(UserWarning): assert len(pq_rows(_list_all([f'file://{inbox}'], str(inbox))[0][0])) == 2
-    answers = list(GearStage().answers([('first', raw), ('second', b'x'), (str(inbox/CHINESE), None)]))
-    assert [a['path'] for a in answers] == ['first', 'second', str(inbox/CHINESE)] and answers[1]['error']
+    with pytest.warns(UserWarning): assert len(pq_rows(_list_photos([f'file://{inbox}'], str(inbox))[0][0])) == 2
+    rows = list(GearStage().predictions([('first', raw), ('second', b'x'), (str(inbox/CHINESE), None)]))
+    assert [row['path'] for row in rows] == ['first', 'second', str(inbox/CHINESE)] and rows[1]['error']
 
 
 def pq_rows(file):
@@ -305,7 +305,7 @@ def test_home_folder_in_all_paths(tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir() if not p.name.startswith('.')) == ['my models', 'my photos', 'report.html']
 
 
-@pytest.mark.parametrize('args', [['--weights', 'x'], ['--no-pretrained'], ['--views', '2'], ['--strength', '1'], ['--arch', 'test_vit', '--epochs', '0', '--patience', '1'], ['--backgrounds', 'x', '--ground', '0']])
+@pytest.mark.parametrize('args', [['--weights', 'x'], ['--no-pretrained'], ['--views', '2'], ['--alpha', '1'], ['--arch', 'test_vit', '--epochs', '0', '--patience', '1']])
 def test_options_that_would_do_nothing_are_wrong_usage(tmp_path, args):
     result = CliRunner().invoke(main, ['train', str(tmp_path), *args])
     assert result.exit_code == 2 and 'leave' in result.output.splitlines()[-1], result.output
