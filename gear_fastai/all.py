@@ -10,6 +10,7 @@ from .dataset import *
 from .drawing import *
 from .evaluation import *
 from .export import *
+from .files import *
 from .inference import *
 from .learner import *
 from .loaders import *

@@ -30,7 +30,7 @@ def _short(e):
     "The first line of an exception's message"
     return (str(e) or type(e).__name__).strip().splitlines()[0][:200]
 
-# %% ../nbs/08b_bulk.ipynb #540fa934
+# %% ../nbs/08b_bulk.ipynb #87c13ed8
 def _import_ray():
     os.environ.setdefault('RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO', '0')
     try: import pyarrow.fs, pyarrow.parquet, ray, ray.data
@@ -55,7 +55,7 @@ def _bucket(root):
             raise CatalogueError(f'{root}: PyArrow cannot open this store ({_short(e)})') from None
     return _buckets[root]
 
-# %% ../nbs/08b_bulk.ipynb #b0de4610
+# %% ../nbs/08b_bulk.ipynb #cd168f1b
 def _locate(place):
     "The location of a path or an address"
     from pyarrow import fs
@@ -64,7 +64,7 @@ def _locate(place):
     bucket = _bucket(address[1])
     return _Location(bucket.store, f"{bucket.path.rstrip('/')}/{address[2]}".rstrip('/'))
 
-# %% ../nbs/08b_bulk.ipynb #ef33f9c1
+# %% ../nbs/08b_bulk.ipynb #9714678b
 @patch
 def read(self:_Location):
     with self.store.open_input_file(self.path) as f: return f.read()
@@ -88,7 +88,7 @@ def parquet(self:_Location):
     import pyarrow.parquet as pq
     return pq.ParquetFile(self.path, filesystem=self.store, buffer_size=1 << 20, pre_buffer=False)
 
-# %% ../nbs/08b_bulk.ipynb #70ce6b97
+# %% ../nbs/08b_bulk.ipynb #1d5dc246
 def _is_hidden(path):
     return any(part.startswith('.') or part.lower() in _PROGRAMS for part in path.split('/'))
 
@@ -100,7 +100,7 @@ def _files_below(at, place):
     except UnicodeDecodeError:
         raise CatalogueError(f'{place}: contains a file name that is not UTF-8; rename the file') from None
 
-# %% ../nbs/08b_bulk.ipynb #e778de79
+# %% ../nbs/08b_bulk.ipynb #deb30751
 def _list_store(place, skipped=None):
     "Addresses of the photos and Parquet files below an address"
     at = _locate(place)
@@ -114,7 +114,7 @@ def _list_store(place, skipped=None):
         else: _count(skipped, os.path.basename(name))
     return sorted(wanted)
 
-# %% ../nbs/08b_bulk.ipynb #b7d98f67
+# %% ../nbs/08b_bulk.ipynb #118d46eb
 _SUFFIXES = SUFFIXES | {'.parquet'}
 
 def _list_place(place, skipped=None):
@@ -131,7 +131,7 @@ def _holds_bytes(type):
     if types.is_struct(type): return any(f.name == 'bytes' and _holds_bytes(f.type) for f in type)
     return types.is_binary(type) or types.is_large_binary(type)
 
-# %% ../nbs/08b_bulk.ipynb #6f125b0a
+# %% ../nbs/08b_bulk.ipynb #16d3d1ac
 def _find_columns(file, schema, image, name):
     "The columns with photos and with their names, where these are not given; there may be no names"
     for column in filter(None, (image, name)):
@@ -155,7 +155,7 @@ def _write_list(place, photos):
     paths = pa.array([os.fsencode(photo) for photo in photos], pa.binary())
     pq.write_table(pa.table(dict(photo=paths)), at.path, row_group_size=_ROWS, filesystem=at.store)
 
-# %% ../nbs/08b_bulk.ipynb #acd5bc7b
+# %% ../nbs/08b_bulk.ipynb #61f97393
 def _list_photos(places, plan):
     "Write the paths of all photos to files in `plan`; return these files and the Parquet files found"
     skipped = Counter()
@@ -181,7 +181,7 @@ def _group_sizes(file):
             return [f.metadata.row_group(i).num_rows for i in range(f.num_row_groups)]
     except (OSError, pa.ArrowException): return None
 
-# %% ../nbs/08b_bulk.ipynb #99ba2e33
+# %% ../nbs/08b_bulk.ipynb #23cef91c
 def _cut_file(file, sizes, limit):
     "Shards of at most `limit` rows, unless a single row group has more"
     if sizes is None: return [dict(file, groups=None, rows=0)]
@@ -192,7 +192,7 @@ def _cut_file(file, sizes, limit):
         shards[-1]['rows'] += n
     return shards
 
-# %% ../nbs/08b_bulk.ipynb #6f04eecc
+# %% ../nbs/08b_bulk.ipynb #e8672ede
 def _cut(files, sizes, workers, most):
     "Shards of all files: about eight for each worker, of `_ROWS` to `most` photos"
     n = sum(sum(s or ()) for s in sizes)
@@ -227,7 +227,7 @@ def _schema(labels):
     return pa.schema(dict(path=text, label=text, confidence=number, probabilities=probabilities,
                           similarity=number, error=text))
 
-# %% ../nbs/08b_bulk.ipynb #483ceae4
+# %% ../nbs/08b_bulk.ipynb #b694d36d
 def _table(rows, labels):
     "An Arrow table of predictions, which come as dicts"
     import pyarrow as pa
@@ -235,7 +235,7 @@ def _table(rows, labels):
                        probabilities=row['probabilities'] or None) for row in rows]
     return pa.Table.from_pylist(rows, _schema(labels))
 
-# %% ../nbs/08b_bulk.ipynb #7c4fd1f5
+# %% ../nbs/08b_bulk.ipynb #5847200c
 def _write_rows(file, batches, format, labels):
     "Write batches of predictions to an open file"
     if format == 'jsonl':
@@ -252,7 +252,7 @@ def _counted(batches, counts):
         counts.update(photos=len(rows), errors=sum(row['error'] is not None for row in rows))
         yield rows
 
-# %% ../nbs/08b_bulk.ipynb #da192289
+# %% ../nbs/08b_bulk.ipynb #0c085474
 def _write_predictions(place, tmp, rows, format, labels):
     "Write the file `place` completely or not at all; return the number of photos and of errors"
     counts = Counter(photos=0, errors=0)
@@ -275,7 +275,7 @@ class GearStage:
         self.clf._keep_thumbnails = False
         self.pool = ThreadPoolExecutor(16)
 
-# %% ../nbs/08b_bulk.ipynb #8524289d
+# %% ../nbs/08b_bulk.ipynb #b6d069b6
 @patch
 def _open(self:GearStage, name, content):
     "What the classifier can open: a path or an object with `name` and `read`"
@@ -283,7 +283,7 @@ def _open(self:GearStage, name, content):
     if '://' not in name: return name
     return SimpleNamespace(name=name, read=self.pool.submit(_locate(name).read).result)
 
-# %% ../nbs/08b_bulk.ipynb #dc147f20
+# %% ../nbs/08b_bulk.ipynb #4c5f7fca
 @patch
 def predictions(self:GearStage,
     photos,  # iterable of (name, content); the content is None for the file or address `name`
@@ -296,7 +296,7 @@ def predictions(self:GearStage,
             yield self._open(str(name), content)
     for p in self.clf.stream(opened()): yield replace(p, path=names.popleft()).to_dict()
 
-# %% ../nbs/08b_bulk.ipynb #155f6cfd
+# %% ../nbs/08b_bulk.ipynb #30f5d9d7
 @patch
 def __call__(self:GearStage, batch):
     contents = batch.get('bytes')
@@ -304,7 +304,7 @@ def __call__(self:GearStage, batch):
     if contents is None: contents = [None]*len(names)
     return _table(self.predictions(zip(names, contents)), self.clf.labels)
 
-# %% ../nbs/08b_bulk.ipynb #87a47017
+# %% ../nbs/08b_bulk.ipynb #38bd537a
 _ATTEMPTS = 5
 
 def _unfinished(out, name='part-'):
@@ -315,7 +315,7 @@ def _describe(shard):
     if shard['groups'] is None: return shard['file']
     return f"{shard['file']}, row groups {', '.join(map(str, shard['groups']))}"
 
-# %% ../nbs/08b_bulk.ipynb #df583349
+# %% ../nbs/08b_bulk.ipynb #35ff21a4
 class _ShardStage(GearStage):
     "A worker that scores whole shards and reports each result to the driver"
     def __init__(self, job):
@@ -328,7 +328,7 @@ class _ShardStage(GearStage):
         report = dict(name=shard['name'], photos=0, errors=0, unread='', unwritten='') | self._score(shard)
         return {key: [value] for key, value in report.items()}
 
-# %% ../nbs/08b_bulk.ipynb #4e6f1325
+# %% ../nbs/08b_bulk.ipynb #867228eb
 def _photos(shard):
     "Stream (name, content) for `GearStage.predictions`"
     try:
@@ -338,7 +338,7 @@ def _photos(shard):
     except (OSError, ValueError, KeyError, NotImplementedError) as e:       # PyArrow raises these
         raise CatalogueError(f'{_describe(shard)}: cannot be read ({_short(e)})') from None
 
-# %% ../nbs/08b_bulk.ipynb #69d396c6
+# %% ../nbs/08b_bulk.ipynb #c104d5db
 @patch
 def _score(self:_ShardStage, shard):
     "Score a shard and return what to report"
@@ -363,7 +363,7 @@ def _quiet_stderr():
         os.dup2(stderr, 2)
         os.close(stderr)
 
-# %% ../nbs/08b_bulk.ipynb #06998933
+# %% ../nbs/08b_bulk.ipynb #028cf01e
 def _start(ray, cores):
     "Start Ray in at most three attempts"
     options = dict(num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level='CRITICAL')
@@ -375,7 +375,7 @@ def _start(ray, cores):
             error = e
     raise CatalogueError(f'Ray could not be started ({_short(error)}); the machine may be too busy')
 
-# %% ../nbs/08b_bulk.ipynb #79eb13ea
+# %% ../nbs/08b_bulk.ipynb #95195436
 @contextmanager
 def _local_ray(ray, cores):
     "Run Ray on this machine inside the block"
@@ -400,7 +400,7 @@ def _connect(ray, address):
     except Exception as e:      # Ray raises no narrower type
         raise CatalogueError(f'RAY_ADDRESS={address}: no cluster can be reached there ({_short(e)})') from None
 
-# %% ../nbs/08b_bulk.ipynb #7059130f
+# %% ../nbs/08b_bulk.ipynb #72b5472b
 @contextmanager
 def _running_ray(workers):
     "Ray and the number of workers to use: `workers`, or else one per processor"
@@ -427,7 +427,7 @@ def _check_settings(out, plan, settings):
         what = dict(photos='other photos', model='another model').get(key, f'{key}={plan.get(key)!r}')
         raise CatalogueError(f'{out}: was started with {what}; choose the same, or another folder')
 
-# %% ../nbs/08b_bulk.ipynb #c4445bc0
+# %% ../nbs/08b_bulk.ipynb #c2bcfae0
 def _load_plan(out, resume, settings):
     "The plan in the folder `out`, or the content of its `_SUCCESS`; None if there is neither"
     at = _locate(out)
@@ -443,12 +443,9 @@ def _load_plan(out, resume, settings):
     _check_settings(out, plan, settings)
     return plan | dict(done=found)
 
-# %% ../nbs/08b_bulk.ipynb #904046d9
-def _make_plan(out, places, columns, workers, most, settings):
-    "List the photos, cut the list into shards, and write both to `_plan`"
-    at = _locate(f'{out}/_plan')
-    try: at.store.create_dir(at.path)
-    except OSError as e: raise CatalogueError(f'{out}: cannot be written ({_short(e)})') from None
+# %% ../nbs/08b_bulk.ipynb #96f31c04
+def _make_shards(out, places, columns, workers, most, format):
+    "List the photos and cut the list into shards"
     lists, parquet = _list_photos(places, f'{out}/_plan')
     files = [dict(file=file, listed=True, columns=('photo', None)) for file in lists]
     files += [dict(file=file, listed=False, columns=columns) for file in parquet]
@@ -456,12 +453,19 @@ def _make_plan(out, places, columns, workers, most, settings):
     if not any(s is None or sum(s) for s in sizes):
         raise PhotoError(f'{", ".join(places) or "nothing"}: no photos in it')
     shards = _cut(files, sizes, workers, most)
-    for i, shard in enumerate(shards): shard['name'] = f"part-{i:05}.{settings['format']}"
+    return [dict(shard, name=f'part-{i:05}.{format}') for i, shard in enumerate(shards)]
+
+def _make_plan(out, places, columns, workers, most, settings):
+    "Write a new plan to `_plan`"
+    at = _locate(f'{out}/_plan')
+    try: at.store.create_dir(at.path)
+    except OSError as e: raise CatalogueError(f'{out}: cannot be written ({_short(e)})') from None
+    shards = _make_shards(out, places, columns, workers, most, settings['format'])
     plan = settings | dict(shards=shards)
     _locate(f'{out}/_plan/plan.json').write(json.dumps(plan).encode())
     return plan | dict(done=())
 
-# %% ../nbs/08b_bulk.ipynb #02850a99
+# %% ../nbs/08b_bulk.ipynb #1a83d2df
 def _run(ray, shards, job, workers):
     "Stream the reports of the workers"
     items = [dict(shard=json.dumps(shard)) for shard in shards]
@@ -514,7 +518,7 @@ class Scored:
         if self.before: text += f'; {self.before} files of predictions already existed'
         return text
 
-# %% ../nbs/08b_bulk.ipynb #0eaf43b8
+# %% ../nbs/08b_bulk.ipynb #8887a267
 def _paths(photos):
     "A list of paths and addresses"
     if isinstance(photos, (str, os.PathLike)): photos = [photos]
@@ -525,10 +529,10 @@ def _check_options(workers, format, shard_size):
     if workers is not None and workers < 1: raise ValueError(f'workers={workers}: use 1 or more')
     if shard_size < 1: raise ValueError(f'shard_size={shard_size}: use 1 or more')
 
-# %% ../nbs/08b_bulk.ipynb #f76eed3a
+# %% ../nbs/08b_bulk.ipynb #0056cf0f
 def _digest(content): return hashlib.sha256(content).hexdigest()[:16]
 
-# %% ../nbs/08b_bulk.ipynb #5dd554a6
+# %% ../nbs/08b_bulk.ipynb #9f21a4c4
 def _score_plan(ray, plan, job, workers, progress):
     "Score the shards of a plan that have no predictions yet"
     out = job['out']
@@ -543,7 +547,7 @@ def _score_plan(ray, plan, job, workers, progress):
     at.store.delete_dir(at.path)
     return Scored(out, counts['photos'], counts['errors'], files - len(shards))
 
-# %% ../nbs/08b_bulk.ipynb #544e4a53
+# %% ../nbs/08b_bulk.ipynb #0f9ab885
 def score_catalogue(
     photos,  # a folder, a Parquet file, a photo, an address such as s3://bucket/photos, or a list of these
     out,  # folder for the predictions, in a store or on a disk that each worker can write to

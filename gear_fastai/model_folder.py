@@ -13,7 +13,7 @@ from glob import escape
 from pathlib import Path
 from .files import disk_errors, fsync_file
 
-# %% ../nbs/07_model_folder.ipynb #25110d59
+# %% ../nbs/07_model_folder.ipynb #57b5c4ef
 class ModelError(ValueError):
     "A model folder cannot be read or written; the message names it and says why"
 
@@ -30,9 +30,9 @@ def restore_replaced(
     with suppress(OSError):
         if not dest.exists() and (_old(dest)/'gear.json').is_file(): _old(dest).rename(dest)
 
-# %% ../nbs/07_model_folder.ipynb #745b4741
+# %% ../nbs/07_model_folder.ipynb #21e8083e
 def _leftovers(dest):
-    "Paths of temporary files and folders, some of which may not exist"
+    "Where temporary files and folders of `dest` may be"
     yield from (_unfinished(dest), _old(dest), dest.with_name(f'{dest.name}.checkpoint.tmp'))
     yield from dest.parent.glob(f'.{escape(dest.name)}.checkpoint.*')
     if (dest/'gear.json').is_file(): yield from dest.glob('.*')
@@ -46,7 +46,7 @@ def clear_leftovers(
     for path in list(_leftovers(dest)):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
-# %% ../nbs/07_model_folder.ipynb #ed9fdacf
+# %% ../nbs/07_model_folder.ipynb #f3258384
 def check_replaceable(
     dest,  # the folder to write
 ):
@@ -56,7 +56,7 @@ def check_replaceable(
     if not dest.is_dir() or any(dest.iterdir()):
         raise ModelError(f'{dest}: exists and is not a saved model; choose another folder')
 
-# %% ../nbs/07_model_folder.ipynb #cd85cc0d
+# %% ../nbs/07_model_folder.ipynb #21e3de80
 def replace_folder(
     new,  # a complete model folder beside `dest`
     dest,  # the model folder to create or replace
@@ -70,7 +70,7 @@ def replace_folder(
         else: break
     shutil.rmtree(_old(dest), ignore_errors=True)
 
-# %% ../nbs/07_model_folder.ipynb #14551347
+# %% ../nbs/07_model_folder.ipynb #d262f780
 @contextmanager
 def atomic_folder(
     dest,  # the folder to create; an existing model is replaced, anything else raises `ModelError`
@@ -98,7 +98,7 @@ def _digest(name, content):
     if name.endswith('.json'): content = content.replace(b'\r\n', b'\n')
     return hashlib.sha256(content).hexdigest()
 
-# %% ../nbs/07_model_folder.ipynb #8a651ee8
+# %% ../nbs/07_model_folder.ipynb #01b2502c
 def file_digests(
     folder,  # a model folder that is being written
 ) -> dict:  # file name → SHA-256
@@ -148,20 +148,20 @@ def _are_numbers(values, n):
     if not isinstance(values, list) or len(values) != n: return False
     return all(type(v) in (int, float) for v in values)
 
-# %% ../nbs/07_model_folder.ipynb #5b1c7b59
+# %% ../nbs/07_model_folder.ipynb #c78a8966
 def _are_labels(values):
     "Whether `values` is a list of different, non-empty names"
     if not isinstance(values, list) or not values: return False
     return all(isinstance(v, str) and v for v in values) and len(set(values)) == len(values)
 
-# %% ../nbs/07_model_folder.ipynb #8579177e
+# %% ../nbs/07_model_folder.ipynb #aba1028b
 def _preprocessing_problem(rule):
     if not isinstance(rule, dict) or not isinstance(rule.get('size'), int) or rule['size'] < 1:
         return 'preprocessing has no image size'
     numbers = _are_numbers(rule.get('mean'), 3) and _are_numbers(rule.get('std'), 3)
     if not numbers or min(rule['std']) <= 0: return 'preprocessing needs mean and std of three numbers'
 
-# %% ../nbs/07_model_folder.ipynb #8f8a0751
+# %% ../nbs/07_model_folder.ipynb #43e4df46
 def _problem(gear):
     "What is wrong with the content of gear.json; None if nothing is"
     if not isinstance(gear, dict) or not isinstance(gear.get('format'), int): return 'format is not a number'
@@ -171,7 +171,7 @@ def _problem(gear):
     if not isinstance(gear.get('files'), dict): return 'the digests of the files are missing'
     return _preprocessing_problem(gear.get('preprocessing'))
 
-# %% ../nbs/07_model_folder.ipynb #fd99d69c
+# %% ../nbs/07_model_folder.ipynb #096f4b62
 def _parse_gear(folder):
     "The checked content of gear.json"
     try: gear = json.loads((folder/'gear.json').read_text(encoding='utf-8'))
@@ -184,13 +184,13 @@ def _parse_gear(folder):
     if problem: raise ModelError(f'{folder}/gear.json: damaged ({problem})')
     return gear
 
-# %% ../nbs/07_model_folder.ipynb #6ca2c10a
+# %% ../nbs/07_model_folder.ipynb #e92213e0
 def _check_complete(folder):
     if not folder.is_dir(): raise ModelError(f'{folder}: no such model folder')
     missing = [name for name in FILES if not (folder/name).is_file()]
     if missing: raise ModelError(f'{folder}: not a saved model; it has no {", ".join(missing)}')
 
-# %% ../nbs/07_model_folder.ipynb #f7c43765
+# %% ../nbs/07_model_folder.ipynb #eb906985
 @retry_if_replaced
 def read_gear(
     folder,  # a model folder
@@ -203,7 +203,7 @@ def read_gear(
         raise ModelError(f'{folder}/gear.json: its labels are not those of config.json; {_REPAIR}')
     return gear
 
-# %% ../nbs/07_model_folder.ipynb #581804dc
+# %% ../nbs/07_model_folder.ipynb #e05c6105
 @retry_if_replaced
 def read_model(
     folder,  # a model folder

@@ -12,55 +12,66 @@ from functools import lru_cache
 # %% ../nbs/00c_plots.ipynb #1347e995
 @lru_cache
 def _letters(file):
-    "The code points that a font file has"
+    "Return the code points of all letters in a font file"
     from matplotlib.font_manager import get_font
     return frozenset(get_font(file).get_charmap())
 
+# %% ../nbs/00c_plots.ipynb #fcc23ac8
 def _default_letters():
-    "The code points that matplotlib's default fonts have"
+    "Return the code points of all letters in matplotlib's default fonts"
     from matplotlib import rcParams
     from matplotlib.font_manager import FontProperties, findfont
-    return frozenset().union(*(_letters(findfont(FontProperties(family=[family]))) for family in rcParams['font.family']))
+    families = [FontProperties(family=[family]) for family in rcParams['font.family']]
+    return frozenset().union(*(_letters(findfont(family)) for family in families))
 
+# %% ../nbs/00c_plots.ipynb #59c4591a
 @lru_cache
 def _families_with(letters):
-    "Installed font families that have what they can of `letters`, and the letters that are left"
+    "Return installed font families that have `letters`, and the letters that no font has"
     from matplotlib.font_manager import fontManager
     families = []
     for font in fontManager.ttflist:
-        if letters and not font.name.startswith('Last Resort') and letters & _letters(font.fname):
-            families.append(font.name)
-            letters = letters - _letters(font.fname)
+        if not letters: break
+        if font.name.startswith('Last Resort'): continue  # it draws a box for every letter
+        if letters & _letters(font.fname): families.append(font.name)
+        letters = letters - _letters(font.fname)
     return families, letters
+
+# %% ../nbs/00c_plots.ipynb #d9e0c7ab
+def _escape(letters):
+    "Return a table for `str.translate` that replaces letters by escapes, and warn about them"
+    if not letters: return {}
+    text = ascii(''.join(map(chr, sorted(letters))))
+    warnings.warn(f'no installed font has the letters {text}; '
+                  'install one that has them, such as Noto Sans CJK')
+    return {letter: ascii(chr(letter))[1:-1] for letter in letters}
 
 # %% ../nbs/00c_plots.ipynb #e3e2fc45
 def drawable(
     names: list,  # class names, titles
-) -> tuple:  # the names as they can be drawn; keyword arguments for matplotlib's texts
-    "Prepare names for matplotlib: as plain text, in a font that has their letters"
+) -> tuple:  # the names to draw; keyword arguments for matplotlib's text functions
+    "Prepare names for matplotlib: as plain text, in fonts that have their letters"
     from matplotlib import rcParams
     options = dict(parse_math=False)
     missing = frozenset(map(ord, ''.join(names))) - _default_letters() - {ord('\n')}
     if not missing: return list(names), options
     families, missing = _families_with(missing)
-    if missing:
-        letters = ascii(''.join(map(chr, sorted(missing))))
-        warnings.warn(f'no installed font has the letters {letters}; install one that has them, such as Noto Sans CJK')
-    escapes = {c: ascii(chr(c))[1:-1] for c in missing}
-    return [name.translate(escapes) for name in names], options | dict(family=[*rcParams['font.family'], *families])
+    escapes = _escape(missing)
+    options['family'] = [*rcParams['font.family'], *families]
+    return [name.translate(escapes) for name in names], options
 
 # %% ../nbs/00c_plots.ipynb #2f084e8d
 def subplots(
     *shape,  # rows and columns
-    squeeze: bool = True,  # as of `pyplot.subplots`
-    **kwargs,  # to the figure
-) -> tuple:  # the figure, its axes
-    "`pyplot.subplots`; without pyplot, and with a warning, where its backend can't be loaded"
+    squeeze: bool = True,  # as in `pyplot.subplots`
+    **kwargs,  # passed to the figure
+) -> tuple:  # figure and axes
+    "Create a figure and its axes like `pyplot.subplots`, even if pyplot cannot be used"
     try:
         import matplotlib.pyplot as plt
         fig = plt.figure(**kwargs)
     except ImportError as e:
         from matplotlib.figure import Figure
-        warnings.warn(f'the figure is drawn but can not be shown: {e}')
+        warnings.warn(f'the figure is drawn but cannot be shown: {e}')
         fig = Figure(**kwargs)
     return fig, fig.subplots(*shape, squeeze=squeeze)

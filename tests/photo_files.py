@@ -1,6 +1,6 @@
-"Photos as phones, cameras and programs write them, made byte by byte: EXIF that is slightly off, ICC profiles."
+"Photos like those of phones, cameras and programs: malformed EXIF data, ICC profiles."
 import io, struct
-from itertools import product_id
+from itertools import product
 
 import numpy as np
 from PIL import Image, ImageCms, ImageDraw, PngImagePlugin
@@ -12,7 +12,7 @@ LYING = {1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_
 
 
 def drawing(size=(32, 48)):
-    "A photo that tells which side is up: each quarter has another color"
+    "A photo whose orientation is visible: each quarter has another color"
     im = Image.new('RGB', size, 'white')
     w, h = size
     ImageDraw.Draw(im).rectangle((0, 0, w//2 - 1, h//2 - 1), fill='red')
@@ -22,12 +22,12 @@ def drawing(size=(32, 48)):
 
 
 def lying(im, orientation):
-    "`im` as a camera stores it that was held so"
+    "`im` as stored by a camera with that orientation"
     return im if LYING[orientation] is None else im.transpose(LYING[orientation])
 
 
 def same(im, other):
-    "Do two photos show the same, but for what compression changes?"
+    "Check whether two photos are the same, apart from compression"
     return im.size == other.size and np.abs(np.asarray(im.convert('RGB')).astype(int) - np.asarray(other)).mean() < 24
 
 
@@ -39,7 +39,7 @@ def tag(code, kind, values, order='<', count=None):
 
 
 def exif(tags, order='<', prefix=b'Exif\0\0'):
-    "EXIF data of such tags, in their order"
+    "EXIF data with these tags, in this order"
     table, rest, at = b'', b'', 8 + 2 + 12*len(tags) + 4
     for code, kind, count, raw in tags:
         if len(raw) <= 4: value = raw.ljust(4, b'\0')
@@ -57,7 +57,7 @@ def png_chunk(name, data):
 
 
 def png_with(png, name, data, late=False):
-    "A PNG with one more chunk, before or behind the pixels"
+    "A PNG with one more chunk, before or after the pixels"
     at = png.index(b'IEND') - 4 if late else 33
     return png[:at] + png_chunk(name, data) + png[at:]
 
@@ -68,7 +68,7 @@ def encoded(im, fmt, **options):
 
 
 def avif_with(avif, data):
-    "An AVIF whose EXIF data, made with at least that many bytes, are these"
+    "An AVIF whose EXIF data is replaced by `data`, which must not be longer"
     from PIL import _avif
     old = _avif.AvifDecoder(avif, 'auto', 1).get_info()[4].removeprefix(b'Exif\0\0')
     assert avif.count(old) == 1 and len(data) <= len(old)
@@ -76,9 +76,9 @@ def avif_with(avif, data):
 
 
 def container(im, kind, data):
-    "`im` in a file of some kind with the raw EXIF data `data`"
+    "`im` as a file with the raw EXIF data `data`"
     if kind == 'jpeg': return encoded(im, 'jpeg', exif=data, quality=90)
-    if kind == 'camera jpeg':                                               # without JFIF, so that the resolution is taken from EXIF
+    if kind == 'camera jpeg':                                               # without JFIF, so Pillow reads the resolution from EXIF
         raw = encoded(im, 'jpeg', exif=data, quality=90)
         return raw[:2] + raw[2 + 2 + struct.unpack('>H', raw[4:6])[0]:] if raw[2:4] == b'\xff\xe0' else raw
     if kind == 'webp': return encoded(im, 'webp', exif=data, quality=90)
@@ -96,7 +96,7 @@ KINDS = ('jpeg', 'camera jpeg', 'webp', 'png', 'late png', 'png text')
 
 
 def with_tag(profile, name, data):
-    "An ICC profile with other data in one of its tags; the table is written anew"
+    "An ICC profile with other data in one of its tags"
     n, = struct.unpack_from('>L', profile, 128)
     tags = {}
     for k in range(n):
@@ -107,7 +107,7 @@ def with_tag(profile, name, data):
 
 
 def icc(header, tags):
-    "An ICC profile of a header and tags"
+    "An ICC profile from a header and tags"
     table, rest, at = b'', b'', 132 + 12*len(tags)
     for key, data in tags.items():
         data = data.ljust(-(-len(data)//4)*4, b'\0')
@@ -120,10 +120,10 @@ def _xyz(*v): return b'XYZ \0\0\0\0' + struct.pack('>3l', *(round(x*65536) for x
 
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
-P3 = SRGB                                                                   # Display P3, as of every iPhone
+P3 = SRGB                                                                   # Display P3, the color space of iPhones
 for _name, _value in ((b'rXYZ', (.51512, .2412, -.00105)), (b'gXYZ', (.29198, .69225, .04189)), (b'bXYZ', (.1571, .06657, .78407))):
     P3 = with_tag(P3, _name, _xyz(*_value))
 GRAY_LINEAR = icc(SRGB[:16] + b'GRAY' + SRGB[20:128], {b'wtpt': _xyz(.9642, 1, .8249), b'kTRC': b'curv\0\0\0\0\0\0\0\0'})
-_lut = bytes(v for c, m, y, k in product_id((0, 1), repeat=4) for v in (round(255*(1 - k)*(1 - .2*(c + m + y))), 128, 128))
+_lut = bytes(v for c, m, y, k in product((0, 1), repeat=4) for v in (round(255*(1 - k)*(1 - .2*(c + m + y))), 128, 128))
 CMYK = icc(SRGB[:12] + b'prtrCMYKLab ' + SRGB[24:128], {b'wtpt': _xyz(.9642, 1, .8249), b'A2B0': b'mft1\0\0\0\0\x04\x03\x02\0' + struct.pack(
     '>9l', *(65536*v for v in (1, 0, 0, 0, 1, 0, 0, 0, 1))) + bytes(range(256))*4 + _lut + bytes(range(256))*3})

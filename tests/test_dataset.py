@@ -1,16 +1,22 @@
-"Datasets as people have them: layouts, tables, names and changes"
-import multiprocessing, os, pickle, sys, unicodedata, warnings, zipfile
+"Datasets in the layouts, tables and encodings that users have"
+import multiprocessing, os, pickle, re, subprocess, sys, unicodedata, warnings, zipfile
+from collections import Counter
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from click.testing import CliRunner
 from PIL import Image
 from gear_fastai.cli import main
-from gear_fastai.dataset import (DataError, audit, compare_manifest, dataloaders, ensure_splits, fetch, file_digest, fold_splits, list_dataset,
-                              photo_datablock, product, read_splits, scan, shell_command, source, split_dataset, unpack, write_splits)
-from gear_fastai.sources import merge_datasets, read_class_map
+from gear_fastai.dataset import audit, compare_manifest, DataError, ensure_splits, file_digest, fold_splits, list_dataset
+from gear_fastai.dataset import photo_source, product_id, read_splits, scan, shell_command, split_dataset, write_splits
+from gear_fastai.drawing import CLASSES
+from gear_fastai.loaders import dataloaders, photo_datablock
+from gear_fastai.photo import describe_skipped
+from gear_fastai.sources import draw_sample, fetch, merge_datasets, read_class_map, unpack
+
+SKIPPED_FILMS = describe_skipped(Counter({'.mov': 3}))
 
 def photo(path, seed=None):
-    "A small picture unlike any of another seed"
+    "Write a small image, different for each seed"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(abs(hash(str(path))) if seed is None else seed)
@@ -23,12 +29,12 @@ def classes(folder, names=('boots', 'tents'), n=8, start=0):
         for k in range(n): photo(Path(folder)/name/f'{k}.png', seed=start + 1000*i + k)
     return Path(folder)
 
-def told(f, *args, **kwargs):
-    "What `f` gives, and its warnings as one text"
-    with warnings.catch_warnings(record=True) as said:
+def with_warnings(f, *args, **kwargs):
+    "Return the result of `f`, and its warnings as one text"
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         result = f(*args, **kwargs)
-    return result, '\n'.join(str(w.message) for w in said if w.category is UserWarning)
+    return result, '\n'.join(str(w.message) for w in caught if w.category is UserWarning)
 
 def run(*args, code=0):
     "Output of a command that ends with `code`"
@@ -42,9 +48,9 @@ def run(*args, code=0):
 @pytest.mark.parametrize('valid', ['valid', 'val', 'Validation', 'VAL'])
 def test_split_folders_are_no_classes(tmp_path, valid):
     classes(tmp_path/'train', start=0), classes(tmp_path/valid, n=3, start=100), classes(tmp_path/'test', n=2, start=200)
-    df, said = told(list_dataset, tmp_path)
-    assert set(df.label) == {'boots', 'tents'} and 'already' in said
-    splits = told(split_dataset, tmp_path)[0]
+    df, messages = with_warnings(list_dataset, tmp_path)
+    assert set(df.label) == {'boots', 'tents'} and 'already' in messages
+    splits = with_warnings(split_dataset, tmp_path)[0]
     assert splits.split.value_counts().to_dict() == dict(train=16, valid=6, test=4)
     assert all(s == dict(tr='train', va='valid', te='test')[p[:2].lower()] for p, s in zip(splits.path, splits.split))
     assert splits.path[splits.label == 'boots'].iloc[0].split('/')[1] == 'boots'
@@ -53,46 +59,46 @@ def test_an_unlabeled_test_folder_is_kept_aside(tmp_path):
     classes(tmp_path/'train'), classes(tmp_path/'valid', n=3, start=100)
     for k in range(5): photo(tmp_path/f'test/{k}.png', seed=500 + k)
     photo(tmp_path/'test/unknown/x.png', seed=600)
-    df, said = told(split_dataset, tmp_path)
-    assert set(df.split) == {'train', 'valid'} and '6 photos in no class folder of train' in said
+    df, messages = with_warnings(split_dataset, tmp_path)
+    assert set(df.split) == {'train', 'valid'} and '6 photos outside class folders' in messages
 
-def test_valid_is_carved_from_train_by_group(tmp_path):
+def test_valid_is_taken_from_train_by_group(tmp_path):
     for c in ('boots', 'tents'):
         for k in range(10):
             for color in (1, 2): photo(tmp_path/f'train/{c}/{100+k}x{color}_zm.png', seed=hash((c, k, color)) % 10**6)
     classes(tmp_path/'test', n=4, start=10**7)
-    df, said = told(split_dataset, tmp_path)
+    df, messages = with_warnings(split_dataset, tmp_path)
     assert set(df.split) == {'train', 'valid', 'test'} and (df.groupby('group').split.nunique() == 1).all()
     assert (df.split[df.path.str.startswith('test/')] == 'test').all() and 'test' not in set(df.split[df.path.str.startswith('train/')])
 
 def test_train_alone_is_split(tmp_path):
     classes(tmp_path/'train')
-    assert set(told(split_dataset, tmp_path)[0].split) == {'train', 'valid', 'test'}
+    assert set(with_warnings(split_dataset, tmp_path)[0].split) == {'train', 'valid', 'test'}
 
-def test_a_given_split_that_leaks_is_kept_and_told(tmp_path):
+def test_a_given_split_that_leaks_is_kept_with_a_warning(tmp_path):
     classes(tmp_path/'train'), classes(tmp_path/'valid', n=3, start=100)
     photo(tmp_path/'valid/boots/copy.png', seed=0)                                   # a photo of train
     photo(tmp_path/'train/tents/77x1_zm.png', seed=700), photo(tmp_path/'valid/tents/77x2_zm.png', seed=701)
-    df, said = told(split_dataset, tmp_path)
-    assert '2 photos of valid and test show the same product' in said
+    df, messages = with_warnings(split_dataset, tmp_path)
+    assert '2 photos of valid and test' in messages and 'show the same product' in messages
     assert df.split[df.path == 'valid/boots/copy.png'].item() == 'valid'
 
 @pytest.mark.parametrize('folders', [['train', 'bus'], ['train', 'test'], ['train/steam', 'train/diesel', 'bus/city'], ['train', 'valid', 'car'],
                                      ['train/steam', 'train/diesel', 'bus/city', 'test/a']])
 def test_a_class_may_be_called_train(tmp_path, folders):
     for i, f in enumerate(folders): classes(tmp_path, [f], n=4, start=10000*i)
-    df, said = told(list_dataset, tmp_path)
+    df, messages = with_warnings(list_dataset, tmp_path)
     assert set(df.label) == {f.split('/')[0] for f in folders}
-    assert ('read as classes' in said) == (len({'test', 'valid'} & set(df.label)) > 0)
+    assert ('read as classes' in messages) == (len({'test', 'valid'} & set(df.label)) > 0)
 
-def test_other_folders_beside_a_split_are_left_out(tmp_path):
+def test_other_folders_beside_a_split_are_skipped(tmp_path):
     classes(tmp_path/'train'), classes(tmp_path/'test', n=3, start=100), classes(tmp_path, ['sample'], start=900)
-    df, said = told(list_dataset, tmp_path)
-    assert set(df.label) == {'boots', 'tents'} and '8 photos in no class folder of train' in said
+    df, messages = with_warnings(list_dataset, tmp_path)
+    assert set(df.label) == {'boots', 'tents'} and '8 photos outside class folders' in messages
 
 def test_split_with_a_single_class_is_not_trained_as_train_and_test(tmp_path):
     classes(tmp_path/'train', ['boots']), classes(tmp_path/'test', ['boots'], start=100)
-    with pytest.raises(DataError, match=r'only one class \(boots\)'): told(list_dataset, tmp_path)
+    with pytest.raises(DataError, match=r'only one class \(boots\)'): with_warnings(list_dataset, tmp_path)
 
 def test_a_split_inside_a_zip(tmp_path):
     classes(tmp_path/'gear/train'), classes(tmp_path/'gear/valid', n=3, start=100)
@@ -100,16 +106,16 @@ def test_a_split_inside_a_zip(tmp_path):
         for p in (tmp_path/'gear').rglob('*.png'): z.write(p, p.relative_to(tmp_path))
         z.writestr('gear/README.md', 'hello'), z.writestr('README.txt', 'hello'), z.writestr('__MACOSX/gear/._a.png', 'x'), z.writestr('gear/a.mov', 'film')
     out = run('data', 'fetch', tmp_path/'new', '--url', tmp_path/'gear.zip')
-    assert '22 photos unpacked' in out and 'left out: 1 .mov' in out and '.unpacking' not in out
-    assert told(split_dataset, tmp_path/'new')[0].split.value_counts().to_dict() == dict(train=16, valid=6)
+    assert '22 photos unpacked' in out and describe_skipped(Counter({'.mov': 1})) in out and '.unfinished' not in out
+    assert with_warnings(split_dataset, tmp_path/'new')[0].split.value_counts().to_dict() == dict(train=16, valid=6)
 
 def test_product_and_source_do_not_name_the_split_folder():
-    assert product_id('train/boots/12x1_zm.jpg') == product_id('test/boots/12x2_zm.jpg') and source('train/boots/a.jpg') == ''
-    assert source('boots/ours/a.jpg') == 'ours'
+    assert product_id('train/boots/12x1_zm.jpg') == product_id('test/boots/12x2_zm.jpg') and photo_source('train/boots/a.jpg') == ''
+    assert photo_source('boots/ours/a.jpg') == 'ours'
 
 # photos that come and go
 
-def test_new_and_gone_photos_are_told_by_all(tmp_path):
+def test_all_functions_report_new_and_gone_photos(tmp_path):
     folder = classes(tmp_path/'my $gear')
     splits = ensure_splits(folder)
     gone = splits.path[splits.split == 'train'].iloc[0]
@@ -120,26 +126,26 @@ def test_new_and_gone_photos_are_told_by_all(tmp_path):
     assert (changes.new, changes.gone, changes.classes) == (['boots/new.png', 'skis/a.png'], [gone], ['skis']) and changes
     way = shell_command('data', 'split', folder, '--add')
     assert "'" in way and way in str(changes) and gone in str(changes) and 'skis' in str(changes)
-    kept, said = told(ensure_splits, folder)
-    assert way in said and len(kept) == len(splits) - 1
-    dls, said = told(dataloaders, folder, 32)
-    assert way in said and len(dls.train_ds) == (splits.split == 'train').sum() - 1
-    assert gone in told(dataloaders, folder, 32, splits=splits)[1]
-    report = told(audit, folder)[0]
+    kept, messages = with_warnings(ensure_splits, folder)
+    assert way in messages and len(kept) == len(splits) - 1
+    dls, messages = with_warnings(dataloaders, folder, 32)
+    assert way in messages and len(dls.train_ds) == (splits.split == 'train').sum() - 1
+    assert gone in with_warnings(dataloaders, folder, 32, splits=splits)[1]
+    report = with_warnings(audit, folder)[0]
     assert report.gone == [gone] and way in str(report) and report.to_dict()['new'] == changes.new
 
-def test_an_unchanged_folder_is_not_told(tmp_path):
+def test_an_unchanged_folder_causes_no_warning(tmp_path):
     folder = classes(tmp_path/'gear')
     (folder/'boots/broken.png').write_bytes(b'no picture')
-    splits = told(ensure_splits, folder)[0]
+    splits = with_warnings(ensure_splits, folder)[0]
     assert not compare_manifest(folder, splits)
-    assert told(ensure_splits, folder)[1] == ''
+    assert with_warnings(ensure_splits, folder)[1] == ''
 
 def test_a_folder_whose_photos_are_all_gone(tmp_path):
     folder = classes(tmp_path/'gear')
     ensure_splits(folder)
     for p in folder.rglob('*.png'): p.unlink()
-    with pytest.raises(DataError, match='16 photos of splits.csv gone'): told(dataloaders, folder)
+    with pytest.raises(DataError, match='16 photos of splits.csv gone'): with_warnings(dataloaders, folder)
 
 def test_add_keeps_all_that_was_assigned(tmp_path):
     folder = classes(tmp_path/'gear', n=10)
@@ -162,13 +168,13 @@ def test_add_keeps_all_that_was_assigned(tmp_path):
     assert side['tents/copy.png'] == side['tents/3.png']
     assert set(after.split[after.label == 'skis']) == {'train', 'valid', 'test'}
     assert set(before.path[before.split == 'test']) - {lost} <= set(after.path[after.split == 'test'])
-    assert not told(compare_manifest, folder, after)[0]
+    assert not with_warnings(compare_manifest, folder, after)[0]
 
 def test_add_comes_near_the_fractions(tmp_path):
     folder = classes(tmp_path/'gear', n=4)
-    before = told(split_dataset, folder)[0]
+    before = with_warnings(split_dataset, folder)[0]
     classes(folder, n=60)
-    after = told(split_dataset, folder, existing=before)[0]
+    after = with_warnings(split_dataset, folder, existing=before)[0]
     assert .1 < (after.split == 'test').mean() < .2 and .1 < (after.split == 'valid').mean() < .2
 
 def test_add_and_force_exclude_one_another(tmp_path):
@@ -183,26 +189,26 @@ def test_other_columns_survive_add(tmp_path):
 
 def test_add_to_a_folder_that_comes_split(tmp_path):
     classes(tmp_path/'train'), classes(tmp_path/'test', n=3, start=100)
-    before = told(ensure_splits, tmp_path)[0]
+    before = with_warnings(ensure_splits, tmp_path)[0]
     photo(tmp_path/'test/boots/new.png', 5000), photo(tmp_path/'train/boots/new.png', 5001)
-    after = told(split_dataset, tmp_path, existing=before)[0]
+    after = with_warnings(split_dataset, tmp_path, existing=before)[0]
     side = dict(zip(after.path, after.split))
     assert all(side[p] == s for p, s in zip(before.path, before.split))
     assert side['test/boots/new.png'] == 'test' and side['train/boots/new.png'] in ('train', 'valid')
 
-# what is no photo, and what we wrote ourselves
+# files that are not photos, and those of this package
 
-def test_files_left_out_are_counted(tmp_path):
+def test_files_that_are_not_photos_are_counted(tmp_path):
     folder = classes(tmp_path/'gear')
     for k in range(3): (folder/f'boots/{k}.mov').write_bytes(b'film')
     photo(folder/'loose.png', 4000)
     for f in (list_dataset, scan, split_dataset):
-        said = told(f, folder)[1]
-        assert 'left out: 3 .mov' in said and '1 photo in no class folder' in said and 'loose.png' in said
+        messages = with_warnings(f, folder)[1]
+        assert SKIPPED_FILMS in messages and '1 photo outside class folders' in messages and 'loose.png' in messages
     report = audit(folder)
-    assert report.left_out == {'.mov': 3} and 'left out: 3 .mov' in str(report)
-    told(ensure_splits, folder)
-    assert 'left out: 3 .mov' in told(dataloaders, folder, 32)[1]
+    assert report.skipped == {'.mov': 3} and SKIPPED_FILMS in str(report)
+    with_warnings(ensure_splits, folder)
+    assert SKIPPED_FILMS in with_warnings(dataloaders, folder, 32)[1]
 
 def test_our_own_output_is_no_class(tmp_path):
     folder = classes(tmp_path/'gear')
@@ -211,15 +217,16 @@ def test_our_own_output_is_no_class(tmp_path):
         (folder/name).write_text('{}')
     for name in ('models/mine/losses.png', 'data/corrected/boots/a.png', 'data/sample/tents/a.png', '@eaDir/a.png', '#recycle/b.png', '$RECYCLE.BIN/c.png',
                  '__MACOSX/d.png', '.ipynb_checkpoints/e.png', '_none/f.png', 'boots/@eaDir/g.png'): photo(folder/name)
-    df, said = told(list_dataset, folder)
+    df, messages = with_warnings(list_dataset, folder)
     assert len(df) == 16 and set(df.label) == {'boots', 'tents'}
-    assert said.splitlines() == [f'{folder}: 2 photos in data/ saved by this package (data/corrected/boots/a.png, data/sample/tents/a.png); left out',
-                                 f'{folder}: 1 photo in _none show none of the classes; left out']
+    assert messages.splitlines() == [
+        f'{folder}: skipped 1 photo of none of the classes, in _none (_none/f.png)',
+        f'{folder}: skipped 2 photos saved by this package (data/corrected/boots/a.png, data/sample/tents/a.png)']
 
-def test_an_empty_class_is_told(tmp_path):
+def test_an_empty_class_is_reported(tmp_path):
     folder = classes(tmp_path/'gear')
     (folder/'skis').mkdir()
-    assert 'no photos in skis' in told(list_dataset, folder)[1]
+    assert 'no photos in skis' in with_warnings(list_dataset, folder)[1]
 
 # names
 
@@ -227,12 +234,12 @@ def test_folders_that_differ_in_unicode_form_are_one_class(tmp_path):
     for form, start in (('NFC', 0), ('NFD', 100)): classes(tmp_path, [unicodedata.normalize(form, 'vélo')], start=start)
     classes(tmp_path, ['tents_2', '自転車', "it's $5"], start=20000)
     if len(list(tmp_path.iterdir())) < 5: pytest.skip('the file system joins them itself')
-    df, said = told(split_dataset, tmp_path)
-    assert df.label.value_counts().to_dict() == {'vélo': 16, 'tents_2': 8, '自転車': 8, "it's $5": 8} and said == ''
+    df, messages = with_warnings(split_dataset, tmp_path)
+    assert df.label.value_counts().to_dict() == {'vélo': 16, 'tents_2': 8, '自転車': 8, "it's $5": 8} and messages == ''
     assert all((tmp_path/p).is_file() for p in df.path)
     write_splits(tmp_path, df)
     assert not compare_manifest(tmp_path, read_splits(tmp_path))
-    assert len(told(dataloaders, tmp_path, 32)[0].vocab) == 4
+    assert len(with_warnings(dataloaders, tmp_path, 32)[0].vocab) == 4
 
 def test_a_manifest_in_another_unicode_form(tmp_path):
     classes(tmp_path, [unicodedata.normalize('NFD', 'vélo'), 'tents'])
@@ -254,19 +261,19 @@ def test_names_that_are_not_utf8(tmp_path, capsys):
     out = run('data', 'split', folder)
     splits = read_splits(folder)
     assert set(splits.label) == {'böts', 'tents'} and all((folder/p).is_file() for p in splits.path) and len(splits) == 17
-    assert not told(compare_manifest, folder, splits)[0]
+    assert not with_warnings(compare_manifest, folder, splits)[0]
     photo(os.fsdecode(bytes(folder/'tents') + b'/\xff.jpeg'), 4000), photo(os.fsdecode(bytes(folder/'tents') + b'/\xfe.jpeg'), 4000)
     assert splits.path.map(product_id).is_unique and set(splits.path.map(photo_source)) == {''}
-    report = told(audit, folder)[0]
+    report = with_warnings(audit, folder)[0]
     print(report), print(compare_manifest(folder, splits))
     str(report).encode()
     run('data', 'audit', folder)
     assert len(read_splits(folder)) == len(splits) and '2 photos' in str(compare_manifest(folder, splits))
     run('data', 'split', folder, '--add')
-    dls = told(dataloaders, folder, 32, bs=4)[0]
+    dls = with_warnings(dataloaders, folder, 32, bs=4)[0]
     for _ in dls.train: pass
     for _ in dls.valid: pass
-    merged = told(merge_datasets, [folder, classes(tmp_path/'other', start=9999)], tmp_path/'out')[0]
+    merged = with_warnings(merge_datasets, [folder, classes(tmp_path/'other', start=9999)], tmp_path/'out')[0]
     assert len(merged) == 19 + 16 and len(read_splits(tmp_path/'out')) == 19 + 16
 
 def test_tilde_is_the_home_folder(tmp_path, monkeypatch):
@@ -281,12 +288,12 @@ def test_tilde_is_the_home_folder(tmp_path, monkeypatch):
         for p in (tmp_path/'gear').rglob('*.png'): z.write(p, p.relative_to(tmp_path))
     assert fetch('~/new', '~/a.zip') == tmp_path/'new'
 
-# tables at the door
+# checks of tables
 
 def table(**columns): return pd.DataFrame(dict(path=['boots/0.png', 'tents/0.png'], label=['boots', 'tents'], group=[0, 1], split=['train', 'valid']) | columns)
 
 @pytest.mark.parametrize('columns, why', [
-    (dict(path=['boots/0.png', 'boots/0.png']), 'is there twice'), (dict(path=['boots/0.png', './boots/0.png']), 'is there twice'),
+    (dict(path=['boots/0.png', 'boots/0.png']), 'is listed twice'), (dict(path=['boots/0.png', './boots/0.png']), 'is listed twice'),
     (dict(path=['/a/boots/0.png', 'tents/0.png']), 'must be relative'), (dict(path=['C:\\boots\\0.png', 'tents\\0.png']), 'must be relative'),
     (dict(path=['../boots/0.png', 'tents/0.png']), 'must be relative'), (dict(path=['', 'tents/0.png']), 'has no path'),
     (dict(label=['', 'tents']), 'boots/0.png has no label'), (dict(label=['  ', 'tents']), 'boots/0.png has no label'),
@@ -313,8 +320,8 @@ def test_harmless_habits_of_tables(tmp_path, text):
     pd.testing.assert_frame_equal(read_splits(tmp_path)[['path', 'label', 'group', 'split']], table(), check_dtype=False)
 
 @pytest.mark.parametrize('content, why', [
-    (b'', 'has no column'), (b'\x00\x01\x02', 'splits.csv'), ('path,label\n'.encode(), 'names no photos'), ('path,label,group,split\na,b.png,boots,0,train\n'.encode(), 'has 5 values'),
-    ('path,label\na.png,boots\n'.encode('utf-16'), 'no table'), (b'image,class\na.png,boots\n', 'has no column path, label'), (b'path,path,label\na,b,c\n', "two columns 'path'")])
+    (b'', 'has no column'), (b'\x00\x01\x02', 'splits.csv'), ('path,label\n'.encode(), 'lists no photos'), ('path,label,group,split\na,b.png,boots,0,train\n'.encode(), 'has 5 values'),
+    ('path,label\na.png,boots\n'.encode('utf-16'), 'not a table'), (b'image,class\na.png,boots\n', 'has no column path, label'), (b'path,path,label\na,b,c\n', "two columns 'path'")])
 def test_what_is_no_table(tmp_path, content, why):
     (tmp_path/'splits.csv').write_bytes(content)
     with pytest.raises(DataError, match=why) as e: read_splits(tmp_path)
@@ -325,14 +332,14 @@ def test_labels_from_a_table_without_class_folders(tmp_path):
     rows = [f'images/{k}.png,{["boots", "tents"][k % 2]}' for k in range(16)] + ['0.png,boots']
     (tmp_path/'splits.csv').write_text('\n'.join(['path,label', *rows]))
     with pytest.raises(DataError, match='complete it with: gear-fastai data split'): read_splits(tmp_path)
-    df, said = told(list_dataset, tmp_path)
-    assert df.label.value_counts().to_dict() == dict(boots=9, tents=8) and 'images/unlabeled.png' in said
+    df, messages = with_warnings(list_dataset, tmp_path)
+    assert df.label.value_counts().to_dict() == dict(boots=9, tents=8) and 'images/unlabeled.png' in messages
     assert 'unlabeled.png' in run('data', 'split', tmp_path)
     splits = read_splits(tmp_path)
     assert splits.label.value_counts().to_dict() == dict(boots=9, tents=8) and set(splits.split) == {'train', 'valid', 'test'}
     run('data', 'split', tmp_path, '--force', '--seed', '7')
     assert set(read_splits(tmp_path).label) == {'boots', 'tents'}
-    assert sorted(told(dataloaders, tmp_path, 32)[0].vocab) == ['boots', 'tents']
+    assert sorted(with_warnings(dataloaders, tmp_path, 32)[0].vocab) == ['boots', 'tents']
 
 def test_a_split_from_a_table_without_groups_is_completed(tmp_path):
     folder = classes(tmp_path/'gear')
@@ -343,7 +350,7 @@ def test_a_split_from_a_table_without_groups_is_completed(tmp_path):
 
 @pytest.mark.parametrize('valid, test', [(.98, .01), (.01, .98), (.5, .49), (.98, 0)])
 def test_something_is_always_left_to_train_on(tmp_path, valid, test):
-    splits = told(split_dataset, classes(tmp_path/'gear'), valid=valid, test=test)[0]
+    splits = with_warnings(split_dataset, classes(tmp_path/'gear'), valid=valid, test=test)[0]
     assert set(splits.label[splits.split == 'train']) == {'boots', 'tents'}
     assert set(splits.label[splits.split == 'valid']) == {'boots', 'tents'}
 
@@ -354,16 +361,16 @@ def test_fractions_that_leave_nothing(tmp_path, valid, test):
 def test_a_class_of_a_single_product_group(tmp_path):
     folder = classes(tmp_path/'gear', ['tents'])
     for k in range(6): photo(folder/f'boots/12x{k}_zm.png', 4000 + k)
-    df, said = told(split_dataset, folder)
-    assert 'all photos of boots are of one product' in said and 'random' in said and 'too few' not in said
+    df, messages = with_warnings(split_dataset, folder)
+    assert 'product groups of boots for the valid split' in messages and "split method 'random'" in messages
     assert set(df.split[df.label == 'boots']) == {'train'}
     with pytest.raises(DataError, match='boots: 6 photos in one product group'): fold_splits(df)
     for p in (folder/'tents').iterdir(): p.unlink()
     for k in range(6): photo(folder/f'tents/13x{k}_zm.png', 4100 + k)
-    with pytest.raises(DataError, match='all photos of boots, tents are of one product'): told(split_dataset, folder)
+    with pytest.raises(DataError, match='product groups for the valid split'): with_warnings(split_dataset, folder)
 
 def test_folds_of_small_classes(tmp_path):
-    splits = told(split_dataset, classes(tmp_path/'gear'))[0]
+    splits = with_warnings(split_dataset, classes(tmp_path/'gear'))[0]
     one = pd.concat([splits, pd.DataFrame([dict(path='skis/a.png', label='skis', group=99, split='train')])], ignore_index=True)
     with pytest.raises(DataError, match='skis: 1 photo in one'): fold_splits(one)
     with pytest.raises(DataError, match='choose 2 to 8'): fold_splits(splits, 20)
@@ -375,27 +382,27 @@ def test_folds_of_small_classes(tmp_path):
 
 # merging
 
-def test_merge_keeps_sides(tmp_path):
+def test_merge_keeps_splits(tmp_path):
     a, b = classes(tmp_path/'a', n=10), classes(tmp_path/'b', n=10, start=5000)
     sides = {f: ensure_splits(f, seed=s) for f, s in ((a, 1), (b, 2))}
-    told(merge_datasets, [a, b], tmp_path/'out')
+    with_warnings(merge_datasets, [a, b], tmp_path/'out')
     merged = read_splits(tmp_path/'out')
     side = dict(zip(merged.path, merged.split))
     for f, df in sides.items(): assert all(side[f'{label}/{f.name}/{Path(p).name}'] == s for p, label, s in zip(df.path, df.label, df.split))
     assert merged.group.nunique() == sum(df.group.nunique() for df in sides.values())
 
-def test_merge_of_contradicting_sides(tmp_path):
+def test_merge_of_contradicting_splits(tmp_path):
     a, b = classes(tmp_path/'a', n=10), classes(tmp_path/'b', n=10)                   # the same photos
     ensure_splits(a, seed=1), ensure_splits(b, seed=2)
-    said = told(merge_datasets, [a, b], tmp_path/'out')[1]
+    messages = with_warnings(merge_datasets, [a, b], tmp_path/'out')[1]
     merged = read_splits(tmp_path/'out')
-    assert (merged.groupby('group').split.nunique() == 1).all() and 'put on the side' in said and f'{tmp_path}/out: ' in said
+    assert (merged.groupby('group').split.nunique() == 1).all() and 'moved to the split' in messages and f'{tmp_path}/out: ' in messages
     train = {Path(p).parts[0] + Path(p).name for f in (a, b) for p in read_splits(f).query("split == 'train'").path}
     assert train == {Path(p).parts[0] + Path(p).name for p in merged.path[merged.split == 'train']}
 
 def test_merge_of_a_folder_that_comes_split(tmp_path):
     classes(tmp_path/'a/train'), classes(tmp_path/'a/valid', n=3, start=100), classes(tmp_path/'b', n=6, start=5000)
-    told(merge_datasets, [tmp_path/'a', tmp_path/'b'], tmp_path/'out')
+    with_warnings(merge_datasets, [tmp_path/'a', tmp_path/'b'], tmp_path/'out')
     merged = read_splits(tmp_path/'out')
     assert len(merged) == 16 + 6 + 12 and set(merged.label) == {'boots', 'tents'} and set(merged.path.map(photo_source)) == {'a', 'b'}
     assert (merged[merged.path.str.contains('/a/')].split == 'valid').sum() == 6
@@ -424,8 +431,8 @@ def test_errors_of_archives_name_the_archive(tmp_path, damage):
     if damage in ('folder', 'gone'): archive.unlink()
     if damage == 'folder': archive.mkdir()
     out = run('data', 'fetch', tmp_path/'new', '--url', archive, code=1)
-    assert len(out.splitlines()) == 1 and str(archive) in out and '.unpacking' not in out and 'new/' not in out
-    assert not (tmp_path/'new').exists() and not list(tmp_path.glob('.unpacking*'))
+    assert len(out.splitlines()) == 1 and str(archive) in out and '.unfinished' not in out and 'new/' not in out
+    assert not (tmp_path/'new').exists() and not list(tmp_path.glob('.unfinished*'))
 
 def test_errors_of_writing_name_what_was_asked_for(tmp_path, monkeypatch):
     a, b = classes(tmp_path/'a'), classes(tmp_path/'b', start=5000)
@@ -485,8 +492,8 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     folder = classes(tmp_path/'gear')
     def refuse(*args): raise PermissionError(13, 'Permission denied', str(args[1]))
     monkeypatch.setattr(os, 'replace', refuse)
-    splits, said = told(ensure_splits, folder)
-    assert len(splits) == 16 and 'kept in memory' in said and not list(folder.glob('*splits*')) and not list(folder.glob('.splits*'))
+    splits, messages = with_warnings(ensure_splits, folder)
+    assert len(splits) == 16 and 'kept in memory' in messages and not list(folder.glob('*splits*')) and not list(folder.glob('.splits*'))
     assert str(folder/'splits.csv') in run('data', 'split', folder, code=1)
 
 def test_workers_that_start_anew(tmp_path, monkeypatch):
@@ -497,7 +504,7 @@ def test_workers_that_start_anew(tmp_path, monkeypatch):
     for a, b in zip(plain.valid, workers.valid, strict=True): assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
 
 def test_all_of_the_loaders_can_be_pickled(tmp_path):
-    dls = told(dataloaders, classes(tmp_path/'gear', n=4), 32)[0]
+    dls = with_warnings(dataloaders, classes(tmp_path/'gear', n=4), 32)[0]
     again = pickle.loads(pickle.dumps(dls))
     assert again.vocab == dls.vocab and len(again.train_ds) == len(dls.train_ds)
 
@@ -517,11 +524,74 @@ def test_class_names_are_plain_text_in_fastai_plots(tmp_path):
     plt.close()
 
 
-def test_splits_inside_class_folders_are_told(tmp_path):
+def test_splits_inside_class_folders_are_reported(tmp_path):
     "boots/train and boots/test: the classes are right, but the split is not the given one"
     for name in ('boots', 'tents'):
         for side in ('train', 'test'): classes(tmp_path/name, (side,), n=4, start=10*len(name) + len(side))
-    df, said = told(list_dataset, tmp_path)
-    assert set(df.label) == {'boots', 'tents'} and 'not used as a split' in said and 'train/boots' in said
-    _, said = told(list_dataset, classes(tmp_path/'plain'))
-    assert 'split' not in said
+    df, messages = with_warnings(list_dataset, tmp_path)
+    assert set(df.label) == {'boots', 'tents'} and 'not used as a split' in messages and 'train/boots' in messages
+    _, messages = with_warnings(list_dataset, classes(tmp_path/'plain'))
+    assert 'split' not in messages
+
+
+# copies and links
+
+def test_links_and_many_copies(tmp_path):
+    "However many copies there are, the report is short"
+    folder = classes(tmp_path/'gear', n=3)
+    originals = list(folder.rglob('*.png'))
+    for path in originals:
+        for k in range(30): path.with_name(f'{k}-{path.name}').symlink_to(path)
+    (folder/'boots/broken.png').symlink_to(folder/'gone.png')
+    report = audit(folder)
+    assert list(report.unreadable) == ['boots/broken.png'] and report.near_duplicates == []
+    assert sum(map(len, report.exact_duplicates)) == 31*len(originals)
+    lines = str(report).splitlines()
+    assert len(lines) < 25 and all(len(line) < 600 for line in lines)
+
+def test_a_dataset_without_readable_photos(tmp_path):
+    for name in ('boots', 'tents'):
+        (tmp_path/name).mkdir()
+        (tmp_path/name/'a.jpg').write_bytes(b'not an image')
+    assert len(audit(tmp_path).unreadable) == 2
+    with pytest.raises(DataError, match='fewer than two classes'): with_warnings(split_dataset, tmp_path)
+
+# the sample set
+
+def test_sample_set(tmp_path):
+    (tmp_path/'gear').mkdir()                                                         # an empty folder may exist
+    files = sorted(p for p in draw_sample(tmp_path/'gear', n=6).rglob('*') if p.is_file())
+    assert Counter(p.parent.name for p in files) == dict.fromkeys(CLASSES, 6)
+    assert all(re.fullmatch(r'\d{8}(x\d{7})?_zm\.(jpeg|png)', p.name) for p in files)
+    images = [Image.open(p) for p in files]
+    transparent = [im for im in images if im.mode == 'RGBA']
+    assert len(transparent) == 4 and all(im.convert('RGB').getpixel((0, 0)) == (0, 0, 0) for im in transparent)
+    assert len({im.size for im in images}) > 60
+
+def test_a_sample_set_is_complete_or_not_there(tmp_path):
+    with pytest.raises(ValueError, match='at least 1'): draw_sample(tmp_path/'none', n=0)
+    with pytest.raises(ValueError): draw_sample(tmp_path/'none', n=1, size=(40, 32))   # fails while drawing
+    assert not list(tmp_path.iterdir())
+
+# what can't be merged or loaded
+
+def test_what_cannot_be_merged(tmp_path):
+    (tmp_path/'map.csv').write_text('from,to\na,b\na,c\n')
+    with pytest.raises(DataError, match="'a' is listed twice"): read_class_map(tmp_path/'map.csv')
+    (tmp_path/'map.csv').write_text('old,new\na,b\n')
+    with pytest.raises(DataError, match="needs columns 'from' and 'to'"): read_class_map(tmp_path/'map.csv')
+    folder, other = classes(tmp_path/'gear'), classes(tmp_path/'other', start=5000)
+    with pytest.raises(DataError, match='at least two datasets'): merge_datasets([folder], tmp_path/'out')
+    with pytest.raises(DataError, match="can't be a folder"): merge_datasets([folder, other], tmp_path/'out', dict(boots='a/b'))
+    assert not (tmp_path/'out').exists()
+
+def test_splits_of_another_folder(tmp_path):
+    folder = classes(tmp_path/'gear')
+    splits = split_dataset(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        with pytest.raises(DataError, match='are missing'): dataloaders(folder, splits=splits.assign(path='x/' + splits.path))
+
+def test_dataset_and_sources_do_not_load_torch():
+    code = "import sys, gear_fastai.dataset, gear_fastai.sources; print({'torch', 'fastai'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == 'set()'
