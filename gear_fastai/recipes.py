@@ -20,7 +20,7 @@ from .photo import to_pixels
 from .plots import subplots
 from .dataset import _expand, fold_splits, split_dataset
 from .inference import GearClassifier
-from .evaluation import Evaluation, _ask, _evaluation
+from .evaluation import Evaluation, predict_photos, summarize
 
 # %% ../nbs/10_recipes.ipynb #cb84ac65
 class OptionError(ValueError):
@@ -185,7 +185,7 @@ def cross_validate(
               for i, table in enumerate(splits)]
     labels = GearClassifier(_expand(out)/'fold-0').labels
     how = f'{len(splits)} {"grouped" if grouped else "random"} folds'
-    return _evaluation(labels, pd.concat(scored, ignore_index=True), how)
+    return summarize(pd.concat(scored, ignore_index=True), labels, how)
 
 # %% ../nbs/10_recipes.ipynb #4bfdfc01
 def _fold_splits(folder, folds, seed, grouped):
@@ -200,9 +200,8 @@ def _score_fold(folder, out, recipe, splits, progress):
     if interrupted or not out.exists():
         train_model(folder, recipe, out, splits, resume=interrupted, progress=progress)
     clf = GearClassifier(out)
-    scored = _ask(clf, folder, splits[splits.split == 'test'], False)
-    accuracy = _evaluation(clf.labels, scored, '').accuracy
-    if progress: print(f'{out.name}: accuracy {accuracy:.1%} of {len(scored)} photos', flush=True)
+    scored = predict_photos(clf, folder, splits[splits.split == 'test'])
+    if progress: print(f'{out.name}: accuracy {summarize(scored, clf.labels, "").accuracy:.1%}', flush=True)
     return scored
 
 # %% ../nbs/10_recipes.ipynb #d8c23a5a

@@ -1,6 +1,6 @@
-// The uploader's page side: choose or drop photos, send them to Python one after the other, show what it says.
-const PART = 1 << 20            // bytes a message: servers refuse large ones without a word
-const PATIENCE = 20_000         // milliseconds without an answer until we say so
+// The uploader's page: choose or drop photos, send them to Python one at a time and show the predictions.
+const PART = 1 << 20            // bytes per message; servers silently drop large ones
+const TIMEOUT = 20_000          // milliseconds to wait for a reply before the page reports it
 
 const tag = (name, props = {}, ...children) => {
   const el = Object.assign(document.createElement(name), props)
@@ -10,9 +10,11 @@ const tag = (name, props = {}, ...children) => {
 const percent = p => `${(100 * p).toFixed(p > 0.995 || p < 0.1 ? 1 : 0)} %`
 
 function render({ model, el }) {
-  const rows = new Map()        // id → {file, li, …}, in the order they came
-  let queue = []                // what waits to be sent: {row}: classify it; {row, label}: save it as label; {row, label: ''}: undo that
-  let busy = null, done = 0, asked = 0, gone = false
+  const rows = new Map()        // id → {file, li, …}, in the order of the photos
+  let queue = []                // jobs to send: {row} classifies it, {row, label} saves it under a label, {row, label: ''} undoes that
+  let busy = null               // the job that Python works on
+  let done = 0, total = 0       // photos
+  let silent = false            // whether Python has stopped replying
 
   const input = tag('input', { type: 'file', multiple: true, accept: 'image/*,.tif,.tiff,.avif,.heic,.heif', className: 'gear-file', tabIndex: -1 })
   input.setAttribute('aria-hidden', 'true')
@@ -24,7 +26,7 @@ function render({ model, el }) {
   const status = tag('span', { className: 'gear-status' })
   status.setAttribute('role', 'status')
   const bar = tag('progress', { className: 'gear-progress', max: 1, value: 0 })
-  bar.setAttribute('aria-label', 'photos answered')
+  bar.setAttribute('aria-label', 'photos classified')
   const csv = tag('button', { type: 'button', textContent: 'Download CSV', disabled: true })
   const clear = tag('button', { type: 'button', textContent: 'Clear', disabled: true })
   const notice = tag('p', { className: 'gear-notice' })
@@ -32,17 +34,17 @@ function render({ model, el }) {
   const list = tag('ul', { className: 'gear-list' })
   const root = tag('div', { className: 'gear-uploader' }, tag('div', { className: 'gear-options' }, pickerLabel, saveLabel), drop, input, notice,
     tag('div', { className: 'gear-bar' }, status, bar, csv, clear), list)
-  root.setAttribute('data-lm-suppress-shortcuts', 'true')       // JupyterLab: our keys are not its shortcuts
+  root.setAttribute('data-lm-suppress-shortcuts', 'true')       // keys pressed here are not JupyterLab's shortcuts
   el.append(root)
 
-  // ---- what Python keeps for us
+  // ---- values shared with Python
   const showState = () => {
     picker.replaceChildren(...model.get('models').map(m => tag('option', { value: m, textContent: m })))
     picker.value = model.get('chosen')
     pickerLabel.hidden = model.get('models').length < 2
     save.value = model.get('save_to')
     saveLabel.hidden = !model.get('may_choose_folder')
-    if (!gone) notice.textContent = model.get('notice')
+    if (!silent) notice.textContent = model.get('notice')
   }
   for (const name of ['models', 'chosen', 'save_to', 'notice', 'may_choose_folder']) model.on(`change:${name}`, showState)
   model.on('change:labels', () => rows.forEach(showChoice))
@@ -52,28 +54,30 @@ function render({ model, el }) {
 
   // ---- rows
   const refresh = () => {
-    bar.max = Math.max(asked, 1)
+    bar.max = Math.max(total, 1)
     bar.value = done
     const count = {}
-    for (const r of rows.values()) for (const key of [r.end, r.corrected]) count[key] = (count[key] ?? 0) + 1
-    const ends = ['labelled', 'not sure', 'not read', 'corrected', 'confirmed'].filter(e => count[e]).map(e => `${count[e]} ${e}`).join(', ')
-    status.textContent = !rows.size ? '' : done < asked ? `${done} of ${asked}` : ends
+    for (const r of rows.values()) for (const key of [r.outcome, r.corrected]) count[key] = (count[key] ?? 0) + 1
+    const outcomes = ['labeled', 'not sure', 'not read', 'corrected', 'confirmed']
+    const counts = outcomes.filter(o => count[o]).map(o => `${count[o]} ${o}`).join(', ')
+    status.textContent = !rows.size ? '' : done < total ? `${done} of ${total}` : counts
     clear.disabled = !rows.size
-    csv.disabled = !rows.size || done < asked
-    root.classList.toggle('gear-busy', done < asked)
+    csv.disabled = !rows.size || done < total
+    root.classList.toggle('gear-busy', done < total)
   }
   const addRow = (id, name, file) => {
-    const img = tag('img', { alt: '', className: 'gear-thumb' }), answer = tag('div', { className: 'gear-answer', textContent: 'waiting' })
+    const img = tag('img', { alt: '', className: 'gear-thumb' })
+    const result = tag('div', { className: 'gear-result', textContent: 'waiting' })
     const fix = tag('div', { className: 'gear-fix' })
-    const li = tag('li', {}, img, tag('div', { className: 'gear-name', textContent: name, title: name }), answer, fix)
-    const row = { id, name, file, li, img, answer, fix }
+    const li = tag('li', {}, img, tag('div', { className: 'gear-name', textContent: name, title: name }), result, fix)
+    const row = { id, name, file, li, img, result, fix }
     rows.set(id, row)
     return row
   }
   const fail = (row, why) => {
-    row.end = 'not read'
+    row.outcome = 'not read'
     row.li.classList.add('gear-failed')
-    row.answer.textContent = why
+    row.result.textContent = why
   }
   const show = (row, msg, thumb) => {
     if (msg.error) return fail(row, msg.error)
@@ -86,33 +90,35 @@ function render({ model, el }) {
     row.select.setAttribute('aria-label', `correct or confirm the label of ${row.name}`)
     row.undo = tag('button', { type: 'button', className: 'gear-undo', textContent: 'Undo', onclick: () => correct(row, '') })
     row.undo.setAttribute('aria-label', `undo the correction of ${row.name}`)
-    row.fixed = tag('div', { className: 'gear-saved' })
-    row.fixed.setAttribute('role', 'status')
-    row.fix.replaceChildren(row.select, row.undo, row.fixed)
+    row.saved = tag('div', { className: 'gear-saved' })
+    row.saved.setAttribute('role', 'status')
+    row.fix.replaceChildren(row.select, row.undo, row.saved)
     showLabel(row, msg)
-    if (row.path) row.fixed.textContent = `saved: ${row.path}`
+    if (row.path) row.saved.textContent = `saved: ${row.path}`
   }
-  const showLabel = (row, msg) => {             // the final label in bold, and what the model says
+  const showLabel = (row, msg) => {             // the final label in bold, and the prediction
     for (const key of ['label', 'predicted', 'corrected', 'path']) row[key] = msg[key]
-    row.end = row.label ? 'labelled' : 'not sure'
-    const sure = percent(msg.confidence), model = row.corrected ? ` ${row.corrected}, predicted: ${row.predicted ?? 'not sure'} ${sure}` : ` ${sure}`
-    row.answer.replaceChildren(tag('div', {}, tag('strong', { textContent: row.label ?? 'not sure', className: 'gear-label' }), model), ...row.bars)
+    row.outcome = row.label ? 'labeled' : 'not sure'
+    const confidence = percent(msg.confidence)
+    const prediction = row.corrected ? ` ${row.corrected}, predicted: ${row.predicted ?? 'not sure'} ${confidence}`
+      : row.label ? ` ${confidence}` : `, perhaps ${msg.top[0][0]} ${confidence}`
+    row.result.replaceChildren(tag('div', {}, tag('strong', { textContent: row.label ?? 'not sure', className: 'gear-label' }), prediction), ...row.bars)
     showChoice(row)
   }
-  const showChoice = row => {                   // the classes to choose from, and the one that was chosen
+  const showChoice = row => {                   // the classes to choose from, and the chosen one
     if (!row.select) return
     const chosen = row.wanted ?? (row.corrected ? row.label : '')
     const classes = new Set([...model.get('labels'), ...(chosen ? [chosen] : [])])
     const options = [...classes].map(l => tag('option', { value: l, textContent: l === row.predicted && !row.corrected ? `${l} (confirm)` : l }))
-    row.select.replaceChildren(tag('option', { value: '', textContent: 'wrong? correct it' }), ...options)
+    row.select.replaceChildren(tag('option', { value: '', textContent: 'Correct the label' }), ...options)
     row.select.value = chosen
-    row.select.hidden = !row.file && !row.path  // after the page was opened again only Python has photos, and only those that it saved
+    row.select.hidden = !row.file && !row.path  // a page that was opened again can only move photos that Python has saved
     row.undo.hidden = !row.corrected
   }
-  const correct = (row, label) => {             // the last choice counts, and goes before photos that wait
+  const correct = (row, label) => {             // the last choice counts; it is sent before waiting photos
     queue = queue.filter(job => job.row !== row || job.label === undefined)
     row.wanted = label
-    row.fixed.textContent = 'saving'
+    row.saved.textContent = 'saving'
     queue.unshift({ row, label })
     next()
   }
@@ -120,23 +126,26 @@ function render({ model, el }) {
     if (!queue.some(job => job.row === row && job.label !== undefined)) row.wanted = undefined
     if (msg.top) showLabel(row, msg)
     else showChoice(row)
-    if (row.wanted === undefined) row.fixed.textContent = msg.error ?? (row.path ? `saved: ${row.path}` : 'correction undone')
+    if (row.wanted === undefined) row.saved.textContent = msg.error ?? (row.path ? `saved: ${row.path}` : 'correction undone')
   }
 
-  // ---- sending, one part of one file at a time; the next when Python has it
+  // ---- sending: one part of one file at a time, the next after Python's reply
   const send = (msg, buffers) => {
     clearTimeout(busy?.timer)
-    if (busy) busy.timer = setTimeout(silence, PATIENCE)
-    try { model.send(msg, undefined, buffers) } catch { silence() }     // the line to Python is closed
+    if (busy) busy.timer = setTimeout(reportSilence, TIMEOUT)
+    try { model.send(msg, undefined, buffers) } catch { reportSilence() }     // the connection is closed
   }
-  const silence = () => {
-    gone = true
-    notice.textContent = 'Python does not answer. If it is busy, it will go on when it is done; if it was restarted, run this cell again (or reload the page).'
+  const reportSilence = () => {
+    silent = true
+    notice.textContent = 'No reply from Python. If it is busy, it will continue when it is done. If it was restarted, run this cell again or reload the page.'
   }
   const sendPart = async () => {
     const job = busy, { row, label } = job
     let part
-    try { part = await row.file.slice(job.at, job.at + PART).arrayBuffer() } catch { finish(row, job, `${row.name}: the browser can't read it (was it moved or is it a folder?)`); return next() }
+    try { part = await row.file.slice(job.at, job.at + PART).arrayBuffer() } catch {
+      finish(row, job, `${row.name}: the browser can't read it (was it moved, or is it a folder?)`)
+      return next()
+    }
     if (busy !== job) return
     job.at += part.byteLength
     send({ kind: 'part', id: row.id, name: row.name, label, first: job.at === part.byteLength, last: job.at >= row.file.size }, [part])
@@ -150,32 +159,43 @@ function render({ model, el }) {
   const next = () => {
     if (busy || !queue.length) return
     busy = { ...queue.shift(), at: 0 }
-    if (busy.label === '' || !busy.row.file) return send({ kind: 'relabel', id: busy.row.id, label: busy.label })     // Python has the photo
+    if (busy.label === '' || !busy.row.file) return send({ kind: 'relabel', id: busy.row.id, label: busy.label })     // no need to send the photo
     if (busy.row.file.size > model.get('max_bytes')) {
       finish(busy.row, busy, `${busy.row.name}: larger than ${Math.floor(model.get('max_bytes') / 1e6)} MB; shrink it first`)
       return next()
     }
     sendPart()
   }
+  const showKnown = (predictions, thumbnails) => {
+    predictions.forEach((p, i) => {
+      if (rows.has(p.id)) return
+      const row = addRow(p.id, p.name)
+      list.append(row.li)
+      total += 1
+      done += 1
+      show(row, p, thumbnails[i])
+    })
+    refresh()
+  }
   model.on('msg:custom', (msg, buffers) => {
     if (msg.kind === 'csv') return download(msg.text)
-    if (msg.kind === 'known') { msg.answers.forEach((a, k) => { if (!rows.has(a.id)) { const row = addRow(a.id, a.name); list.append(row.li); asked += 1; done += 1; show(row, a, buffers[k]) } }); return refresh() }
+    if (msg.kind === 'known') return showKnown(msg.predictions, buffers)
     const row = rows.get(msg.id)
     if (!row) return
-    if (msg.kind === 'answer') show(row, msg, buffers[0])
+    if (msg.kind === 'prediction') show(row, msg, buffers[0])
     if (msg.kind === 'saved') showSaved(row, msg)
-    if (busy?.row !== row) return refresh()                             // another window's
-    if (gone) { gone = false; showState() }
+    if (busy?.row !== row) return refresh()                             // the photo of another window
+    if (silent) { silent = false; showState() }
     if (msg.kind === 'got') return sendPart()
-    if (msg.kind !== (busy.label === undefined ? 'answer' : 'saved')) return
+    if (msg.kind !== (busy.label === undefined ? 'prediction' : 'saved')) return
     finish(row, busy)
     next()
   })
 
   const take = files => {
-    const fresh = [...files].map((file, k) => addRow(crypto.randomUUID?.() ?? `${Date.now()}-${k}-${Math.random()}`, file.name, file))
+    const fresh = [...files].map((file, i) => addRow(crypto.randomUUID?.() ?? `${Date.now()}-${i}-${Math.random()}`, file.name, file))
     list.append(...fresh.map(r => r.li))
-    asked += fresh.length
+    total += fresh.length
     queue.push(...fresh.map(row => ({ row })))
     refresh()
     next()
@@ -197,7 +217,7 @@ function render({ model, el }) {
     send({ kind: 'clear' })
     clearTimeout(busy?.timer)
     rows.forEach(r => r.img.src && URL.revokeObjectURL(r.img.src))
-    rows.clear(); queue = []; list.replaceChildren(); busy = null; done = asked = 0; gone = false
+    rows.clear(); queue = []; list.replaceChildren(); busy = null; done = total = 0; silent = false
     showState(); refresh(); drop.focus()
   }
   refresh()

@@ -140,7 +140,7 @@ def labels(page): return page.locator('.gear-label').all_text_contents()
 def shown(p): return p.label or 'not sure'
 
 
-def test_photos_are_labelled(place, photos):
+def test_photos_are_labeled(place, photos):
     page, _, _ = place
     clf = GearClassifier()
     choose(page, photos[:1]); finished(page, 1)
@@ -155,10 +155,10 @@ def test_bad_files_have_their_own_message(place, photos):
     page, _, _ = place
     bad = [photos[0].parent.parent.parent/n for n in ('notes.jpg', 'empty.jpg', 'cut.jpg', 'huge.jpg')]
     choose(page, [*bad, photos[0]]); finished(page, len(bad) + 1)
-    said = page.locator('.gear-failed .gear-answer').all_text_contents()
+    said = page.locator('.gear-failed .gear-result').all_text_contents()
     for text, why in zip(said, ('not a picture', 'empty', 'unreadable', 'larger than')): assert why in text
     assert len(said) == len(bad) and len(labels(page)) == 1
-    end = 'labelled' if GearClassifier().predict(photos[0]).label else 'not sure'
+    end = 'labeled' if GearClassifier().predict(photos[0]).label else 'not sure'
     assert page.locator('.gear-status').inner_text() == f'1 {end}, {len(bad)} not read'
 
 
@@ -200,7 +200,7 @@ def test_drop_and_keyboard(place, photos):
     for _ in range(6):
         page.keyboard.press('Tab')
         seen.append(page.evaluate("() => document.activeElement.textContent.slice(0, 12) || document.activeElement.tagName"))
-    assert 'Download CSV' in seen and 'Clear' in seen and sum('wrong?' in s for s in seen) == 2, seen
+    assert 'Download CSV' in seen and 'Clear' in seen and sum('Correct the' in s for s in seen) == 2, seen
 
 
 @pytest.mark.parametrize('width', [1280, 390])
@@ -300,7 +300,7 @@ def test_a_correction_is_in_bold_in_the_table_and_can_be_undone(place, photos, t
     top1 = GearClassifier().predict(photos[0]).top()[0][0]
     page.locator('.gear-fix select').select_option('tents')
     page.get_by_text('saved: corrected/tents').wait_for()
-    assert labels(page) == ['tents'] and f'corrected, predicted: {model}' in page.locator('.gear-answer').inner_text()
+    assert labels(page) == ['tents'] and f'corrected, predicted: {model}' in page.locator('.gear-result').inner_text()
     row = table(page, tmp_path)[0]
     assert (row['label'], row['top1'], row['corrected']) == ('tents', top1, 'corrected')
     page.locator('.gear-fix select').select_option('')
@@ -318,7 +318,7 @@ def test_the_models_own_label_confirms_it(place, photos, tmp_path):
     label = labels(page)[0]
     page.locator('.gear-fix select').select_option(label)
     page.get_by_text(f'saved: corrected/{label}').wait_for()
-    assert f'{label} confirmed' in page.locator('.gear-answer').inner_text()
+    assert f'{label} confirmed' in page.locator('.gear-result').inner_text()
     assert table(page, tmp_path)[0]['corrected'] == 'confirmed'
     page.locator('.gear-undo').click()
     page.get_by_text('correction undone').wait_for()

@@ -1,5 +1,5 @@
-"What an evaluation says of photos that the model was trained on, of changed folders, and of odd class names"
-import dataclasses, os, shutil, subprocess, sys, warnings
+"Evaluations of photos seen in training, of changed folders and of unusual class names; reports"
+import dataclasses, json, os, re, shutil, subprocess, sys, warnings
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest
@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from gear_fastai.dataset import DataError, file_digest, read_splits, split_dataset, write_splits
 from gear_fastai.evaluation import evaluate, manifest_of, seen_in_training
 from gear_fastai.sources import merge_datasets
-from gear_fastai.export import train_model
 from gear_fastai.photo import list_photos
-from gear_fastai.report import plot_reliability, write_report
+from gear_fastai.recipes import train_model
+from gear_fastai.report import plot_reliability, score_ood, show_occlusion, write_report
 from gear_fastai.sources import draw_sample
 from gear_fastai.inference import GearClassifier
 
@@ -37,10 +37,10 @@ def home(trained, tmp_path):
 
 def scored(*args):
     "An evaluation and its warnings"
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         ev = evaluate(*args)
-    return ev, [str(w.message) for w in told if 'gear_fastai' in w.filename]
+    return ev, [str(w.message) for w in caught if 'gear_fastai' in w.filename]
 
 
 def trained_on(home): return read_splits(home/'mine').query("split != 'test'")
@@ -48,7 +48,7 @@ def trained_on(home): return read_splits(home/'mine').query("split != 'test'")
 
 def test_nothing_is_seen_in_the_models_own_test_split(home):
     ev, told = scored(home/'mine', home/'gear')
-    assert (ev.seen_in_training, told) == (0, []) and f'0 of the {ev.n} photos' in str(ev)
+    assert (ev.seen_in_training, told) == (0, []) and f'trained on 0 of the {ev.n} photos' in str(ev)
 
 
 def test_the_validation_split_is_not_seen(home):
@@ -61,7 +61,7 @@ def test_training_photos_are_found_after_another_split(home):
     test = read_splits(home/'gear').query("split == 'test'")
     ev, told = scored(home/'mine', home/'gear')
     assert ev.seen_in_training >= ev.trained_on == test.path.isin(trained_on(home).path).sum() > 0
-    assert f'trained on {ev.trained_on} of the {ev.n} photos' in told[0] and f'{ev.trained_on} of the {ev.n} photos' in str(ev)
+    assert f'trained on {ev.trained_on} of the {ev.n} photos' in told[0] and f'trained on {ev.trained_on} of the {ev.n} photos' in str(ev)
     assert ev.to_dict()['seen_in_training'] == ev.seen_in_training
 
 
@@ -77,7 +77,7 @@ def test_training_photos_are_found_after_moves_and_renames(home):
 def test_training_photos_are_found_in_a_merged_dataset(home):
     merge_datasets([home/'gear', draw_sample(home/'other', n=2, seed=3)], home/'merged')
     ev, _ = scored(home/'mine', home/'merged', 'all')
-    found = {file_digest(home/'merged'/p) for p in ev.answers.path[ev.answers.trained_on]}
+    found = {file_digest(home/'merged'/p) for p in ev.predictions.path[ev.predictions.trained_on]}
     assert set(trained_on(home).digest) == found and ev.trained_on <= ev.seen_in_training < ev.n
     (home/'merged/splits.csv').unlink(missing_ok=True)
     write_splits(home/'merged', split_dataset(home/'merged', seed=5))
@@ -93,12 +93,12 @@ def table(paths, group, digest=None, split='train'):
 def test_another_photo_of_the_same_name_is_not_seen(tmp_path):
     (tmp_path/'boots').mkdir()
     (tmp_path/'boots/1.jpg').write_bytes(b'another')
-    assert not seen_in_training(table(['boots/1.jpg'], [0], ['0'*32]), tmp_path, table(['boots/1.jpg'], [0])).any()
+    assert not seen_in_training(table(['boots/1.jpg'], [0], ['0'*32]), tmp_path, table(['boots/1.jpg'], [0])).seen.any()
 
 
 def test_variants_are_seen_where_the_models_own_split_tore_a_group(tmp_path):
     model = table(['boots/1.jpg', 'boots/2.jpg', 'boots/3.jpg'], [0, 0, 1], ['0'*32, '', ''], ['train', 'test', 'test'])
-    assert seen_in_training(model, tmp_path, model[1:]).tolist() == [True, False]
+    assert seen_in_training(model, tmp_path, model[1:]).seen.tolist() == [True, False]
 
 
 def test_a_group_of_the_manifest_tells_though_its_other_photos_are_not_scored(tmp_path):
@@ -106,13 +106,13 @@ def test_a_group_of_the_manifest_tells_though_its_other_photos_are_not_scored(tm
     (tmp_path/'boots/a.jpg').write_bytes(b'trained on')
     manifest = table(['boots/a.jpg', 'boots/b.jpg', 'boots/c.jpg'], [4, 4, 5], split=['train', 'test', 'test'])
     model = table(['shoes/x.jpg'], [0], [file_digest(tmp_path/'boots/a.jpg')])
-    assert seen_in_training(model, tmp_path, manifest[1:], manifest).tolist() == [True, False]
+    assert seen_in_training(model, tmp_path, manifest[1:], manifest).seen.tolist() == [True, False]
 
 
 def test_a_model_without_digests_is_compared_by_path_and_product(tmp_path):
     model = table(['boots/1.jpg', 'boots/777x1_zm.jpg'], [0, 1])
     found = table(['boots/1.jpg', 'boots/shop/777x2_zm.jpg', 'boots/2.jpg'], [0, 1, 2])
-    assert seen_in_training(model, tmp_path, found).tolist() == [True, True, False]
+    assert seen_in_training(model, tmp_path, found).seen.tolist() == [True, True, False]
 
 
 def test_a_model_that_does_not_know_its_training_photos_says_so(home):
@@ -140,7 +140,7 @@ def test_one_class_can_be_scored_and_the_others_are_named(home):
 
 def test_photos_of_a_class_that_the_model_does_not_know(home):
     shutil.copytree(home/'gear/boots', home/'one/sandals')
-    with pytest.raises(DataError, match='knows no sandals.*--others'): evaluate(home/'mine', home/'one', 'all')
+    with pytest.raises(DataError, match='no class sandals.*--ood'): evaluate(home/'mine', home/'one', 'all')
     os.rename(home/'one/sandals', home/'one/_none')
     shutil.copytree(home/'gear/boots', home/'one/boots')
     ev, told = scored(home/'mine', home/'one', 'all')
@@ -162,17 +162,17 @@ def test_the_use_of_the_test_split_is_announced(home):
 
 def test_accuracy_says_that_it_counts_rejected_photos(home):
     ev, _ = scored(home/'mine', home/'gear')
-    labelled = ev.answers.sure
+    labeled = ~ev.predictions.rejected
     assert 'rejected photos included' in str(ev) and 'coverage' in str(ev)
-    assert ev.coverage == labelled.mean()
-    assert not labelled.any() or ev.selective_accuracy == (ev.answers.label == ev.answers.predicted)[labelled].mean()
+    assert ev.coverage == labeled.mean()
+    assert not labeled.any() or ev.selective_accuracy == (ev.predictions.label == ev.predictions.top1)[labeled].mean()
 
 
 def test_only_wrong_predictions_are_most_wrong(home):
     ev, _ = scored(home/'mine', home/'gear', 'all')
-    wrong = ev.top_losses(len(ev.answers))
-    assert (wrong.label != wrong.predicted).all() and len(wrong) == round((1 - ev.accuracy)*ev.n)
-    right = dataclasses.replace(ev, accuracy=1., answers=ev.answers.assign(predicted=ev.answers.label))
+    wrong = ev.top_losses(len(ev.predictions))
+    assert (wrong.label != wrong.top1).all() and len(wrong) == round((1 - ev.accuracy)*ev.n)
+    right = dataclasses.replace(ev, accuracy=1., predictions=ev.predictions.assign(top1=ev.predictions.label))
     text = write_report(right, GearClassifier(home/'mine'), home/'gear', home/'report.html').read_text()
     assert 'the most probable class is right for all' in text
 
@@ -202,3 +202,77 @@ def test_a_report_needs_no_backend(home, monkeypatch):
     ev, _ = scored(home/'mine', home/'gear')
     assert write_report(ev, GearClassifier(home/'mine'), home/'gear', home/'report.html').stat().st_size > 10_000
     with pytest.warns(UserWarning, match='tkinter'): plot_reliability(ev).figure.savefig(home/'r.png')
+
+
+def test_a_dataset_without_a_manifest_is_scored_with_the_models(home):
+    before, _ = scored(home/'mine', home/'gear')
+    (home/'gear/splits.csv').unlink()
+    assert scored(home/'mine', home/'gear') == (dataclasses.replace(before, noted=None), [])
+
+
+def test_unreadable_photos_are_listed_and_not_scored(home):
+    other = draw_sample(home/'other', n=2, seed=3)
+    (other/'boots/bad.jpg').write_bytes(b'x')
+    ev, _ = scored(home/'mine', other, 'all')
+    assert (ev.n, list(ev.unreadable), len(ev.predictions)) == (24, ['boots/bad.jpg'], 24)
+    assert 'not read: boots/bad.jpg' in str(ev)
+    for photo in list_photos(other): photo.write_bytes(b'x')
+    with pytest.raises(DataError, match='none of the 25 photos could be read'): evaluate(home/'mine', other, 'all')
+
+
+def test_metrics_agree_with_each_other_and_are_plain_json(home):
+    ev, _ = scored(home/'mine', home/'gear')
+    assert np.sum(ev.confusion) == ev.n and np.trace(ev.confusion) == round(ev.accuracy*ev.n)
+    assert ev.macro_f1 == pytest.approx(np.mean([row['f1'] for row in ev.per_class.values()]))
+    assert ev.macro_f1_ci95[0] <= ev.macro_f1 <= ev.macro_f1_ci95[1] and ev.per_source == {}
+    assert {'n', 'accuracy', 'accuracy_ci95', 'macro_f1', 'per_class', 'coverage', 'selective_accuracy'} <= set(ev.to_dict())
+    assert json.loads(json.dumps(ev.to_dict()))['per_class'] == ev.per_class
+
+
+# ---- reports
+
+def report(home, ev, **kwargs):
+    return write_report(ev, GearClassifier(home/'mine'), home/'gear', home/'report.html', **kwargs).read_text()
+
+
+def test_names_are_escaped_in_a_report(home):
+    ev, _ = scored(home/'mine', home/'gear')
+    hostile = '<script>alert("\'1\'")</script>&'
+    labels = [hostile, '$a_b$', *ev.labels[2:]]
+    rename = dict(zip(ev.labels, labels))
+    per_class = {rename[label]: row for label, row in ev.per_class.items()}
+    predictions = ev.predictions.replace(dict(label=rename, top1=rename))
+    odd = dataclasses.replace(ev, labels=labels, per_class=per_class, predictions=predictions,
+                              unreadable={'boots/\udce9.jpg': hostile})
+    text = report(home, odd, ood=pd.DataFrame(dict(n=[1], auroc=[.5], rejected=[0.]), [hostile]))
+    assert '<script' not in text and '&lt;script&gt;' in text and '$a_b$' in text and r'boots/\udce9.jpg' in text
+
+
+def test_a_report_needs_no_other_file(home):
+    ev, _ = scored(home/'mine', home/'gear')
+    text = report(home, ev, n_errors=2, splits=read_splits(home/'mine'))
+    assert 'lang="en"' in text and 'prefers-color-scheme: dark' in text
+    assert '<link' not in text and not re.search(r'url\((?!#)', text)
+    assert text.count('src=') == text.count('src="data:image/jpeg;base64,') == text.count('alt="') == 4
+
+
+def test_a_report_with_every_photo_rejected_or_gone(home):
+    ev, _ = scored(home/'mine', home/'gear')
+    shutil.rmtree(home/'gear/boots')
+    none = dataclasses.replace(ev, coverage=0., selective_accuracy=None, predictions=ev.predictions.assign(rejected=True))
+    text = report(home, none)
+    assert 'not sure about any' in text and 'Selective accuracy' not in text
+
+
+def test_images_that_cannot_be_compared(home):
+    ev, _ = scored(home/'mine', home/'gear')
+    clf = GearClassifier(home/'mine')
+    (home/'empty').mkdir()
+    with pytest.raises(DataError, match='no readable images'): score_ood(clf, home/'empty', ev)
+    assert score_ood(clf, home/'gear/boots', ev).index.tolist() == ['all']
+
+
+def test_occlusion_maps_are_shown_beside_the_photos(home):
+    ev, _ = scored(home/'mine', home/'gear')
+    fig = show_occlusion(GearClassifier(home/'mine'), ev.predictions.head(2), home/'gear', cols=2)
+    assert [ax.images[0].get_array().shape for ax in fig.axes] == [(240, 480, 3)]*2
