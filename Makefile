@@ -1,59 +1,61 @@
-# One command for each thing. Needs Python 3.11 or newer, make, and a network to the package index.
+# One target per task, see CONTRIBUTING.md. Needs make, Python 3.11 or newer and access to the package index.
 PYTHON ?= python3
 BIN := .venv/bin
 TOOLS := .venv/tools
+CACHE := GEAR_FASTAI_CACHE=$(abspath .venv/cache)
+PYTEST := OMP_NUM_THREADS=1 $(CACHE) $(BIN)/python -m pytest -q
+LONG := tests/test_kill.py tests/test_distributed.py
+NOTICE := $(abspath .venv/notice)
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: demo dev test notebooks package long check export readme docs box dist audit licences
+.PHONY: demo dev test notebooks package long check export readme docs dist audit licenses
 
-demo: .venv/installed  ## sample set, hand-built CNN, transfer learner, loss plots, predictions
+demo: .venv/installed  ## draw photos, train a custom CNN and a transfer learner, plot the losses, predict
 	$(BIN)/gear-fastai demo
 
-dev: .venv/installed-dev  ## .venv with all that development needs
+dev: .venv/installed-dev  ## set up .venv for development
 
-test: .venv/installed-dev  ## everything, but what takes long
+test: .venv/installed-dev  ## all checks and tests but the long ones; the last line says if no browser was found
 	$(BIN)/python tests/unchanged.py
-	$(MAKE) -j 2 --output-sync=target notebooks package
+	@rm -f $(NOTICE)
+	@$(MAKE) --no-print-directory -j 2 --output-sync=target notebooks package
+	@test ! -e $(NOTICE) || cat $(NOTICE)
 
-notebooks: .venv/installed-dev
-	env -u GEAR_DATA OMP_NUM_THREADS=1 GEAR_FASTAI_CACHE=$(abspath .venv/cache) $(BIN)/nbdev-test --n-workers 2
+notebooks: .venv/installed-dev  ## run all notebooks
+	env -u GEAR_DATA OMP_NUM_THREADS=1 $(CACHE) $(BIN)/nbdev-test --n-workers 2
 
-package: .venv/installed-dev
-	OMP_NUM_THREADS=1 GEAR_FASTAI_CACHE=$(abspath .venv/cache) $(BIN)/python -m pytest -q tests --ignore tests/test_kill.py --ignore tests/test_distributed.py
+package: .venv/installed-dev  ## run the tests in tests/ but the long ones
+	GEAR_NOTICE=$(NOTICE) $(PYTEST) tests $(LONG:%=--ignore %)
 
-long: .venv/installed-dev  ## training runs that are killed, and on several processes
-	OMP_NUM_THREADS=1 GEAR_FASTAI_CACHE=$(abspath .venv/cache) $(BIN)/python -m pytest -q tests/test_kill.py tests/test_distributed.py
+long: .venv/installed-dev  ## kill and resume training runs; train on several processes
+	$(PYTEST) $(LONG)
 
-export: .venv/installed-dev  ## notebooks to modules, and clean
+export: .venv/installed-dev  ## clean the notebooks and write the modules
 	$(BIN)/nbdev-clean
 	$(BIN)/nbdev-export
 
-check: .venv/installed-dev  ## one notebook: make check NB=nbs/03_cnn.ipynb
-	OMP_NUM_THREADS=1 GEAR_FASTAI_CACHE=$(abspath .venv/cache) $(BIN)/nbdev-test $(NB)
+check: .venv/installed-dev  ## run one notebook: make check NB=nbs/03_cnn.ipynb
+	OMP_NUM_THREADS=1 $(CACHE) $(BIN)/nbdev-test $(NB)
 
-readme: .venv/installed-dev  ## README.md from nbs/index.ipynb
+readme: .venv/installed-dev  ## render README.md from nbs/index.ipynb
 	$(BIN)/python tests/readme.py
 
-docs: .venv/installed-dev  ## the site, into _docs; nbdev gets Quarto if it is not there
+docs: .venv/installed-dev  ## build the site in _docs; nbdev installs Quarto if it is missing
 	$(BIN)/nbdev-docs
 
-dist: $(TOOLS)  ## sdist and wheel, checked; the wheel tried in an environment of its own
+dist: $(TOOLS)  ## build and check sdist and wheel; try the wheel in a new environment
 	rm -rf dist && $(TOOLS)/bin/python -m build -o dist
 	$(TOOLS)/bin/twine check --strict dist/*
 	$(PYTHON) -m venv --clear .venv/wheel && .venv/wheel/bin/pip install -q dist/*.whl
 	cd .venv/wheel && bin/gear-fastai data sample drawn -n 1 && bin/gear-fastai predict drawn
 
-audit: .venv/installed $(TOOLS)  ## known vulnerabilities of what is installed
+audit: .venv/installed $(TOOLS)  ## look for known vulnerabilities in the installed packages
 	$(TOOLS)/bin/pip-audit --path $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
 
-licences: .venv/installed-dev $(TOOLS)  ## .github/LICENCES.md, of what settings.ini requires of its users
-	printf '# Licences of what gear_fastai requires\n\nMade by `make licences`.\n\n' > .github/LICENCES.md
+licenses: .venv/installed-dev $(TOOLS)  ## list the licenses of the required packages in .github/LICENSES.md
+	printf '# Licenses of the packages that gear_fastai requires\n\nMade by `make licenses`.\n\n' > .github/LICENSES.md
 	$(TOOLS)/bin/pip-licenses --python $(BIN)/python --from mixed --format markdown --with-urls --no-version --packages \
-	  $$(sed -n '/^requirements/,/^app/p' settings.ini | grep -oE '[A-Za-z_-]+>=' | tr -d '>=') >> .github/LICENCES.md
-
-box: .venv/installed-dev  ## the model in the box, anew: make box GEAR_DATA=photos GEAR_WILD=other-photos GEAR_OTHERS=other-things GEAR_WEIGHTS=of-the-teacher
-	GEAR_DATA=$(abspath $(GEAR_DATA)) GEAR_WILD=$(abspath $(GEAR_WILD)) GEAR_OTHERS=$(abspath $(GEAR_OTHERS)) GEAR_WEIGHTS=$(abspath $(GEAR_WEIGHTS)) \
-	  $(BIN)/nbdev-test nbs/tutorials/box.ipynb --flags real --save --cell-timeout 36000
+	  $$(sed -n '/^requirements/,/^app/p' settings.ini | grep -oE '[A-Za-z_-]+>=' | tr -d '>=') >> .github/LICENSES.md
 
 .venv/installed: settings.ini setup.py pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -1,4 +1,4 @@
-"Package metadata, read from `settings.ini`, where it is written once."
+"Read the package metadata from `settings.ini`."
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -21,7 +21,7 @@ setup(
     license=cfg['license'],
     keywords=cfg['keywords'],
     packages=[cfg['lib_name'], f"{cfg['lib_name']}.models.gear"],
-    package_dir={f"{cfg['lib_name']}.models.gear": 'models/gear'},   # the model in the box
+    package_dir={f"{cfg['lib_name']}.models.gear": 'models/gear'},   # the bundled model
     package_data={cfg['lib_name']: ['*.js', '*.css'], f"{cfg['lib_name']}.models.gear": ['*']},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),

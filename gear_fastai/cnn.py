@@ -24,7 +24,7 @@ class _TimmCNN(nn.Module):
         self.num_classes = num_classes
         self.fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
-# %% ../nbs/03_cnn.ipynb #1bbc5861
+# %% ../nbs/03_cnn.ipynb #7300e560
 class ChallengeCNN(_TimmCNN):
     "Convolution, pooling, convolution, pooling, dense layer"
     def __init__(self,
@@ -55,8 +55,8 @@ class ChallengeCNN(_TimmCNN):
 
 # %% ../nbs/03_cnn.ipynb #4fbc2e90
 def conv_block(
-    in_channels: int,
-    out_channels: int,
+    in_channels: int,  # channels of the input
+    out_channels: int,  # channels of the output
     kernel_size: int = 3,  # pixels
     stride: int = 1,  # pixels
     act: bool = True,  # whether to end with a ReLU
@@ -69,11 +69,11 @@ def conv_block(
     if act: layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
 
-# %% ../nbs/03_cnn.ipynb #e87ce41d
+# %% ../nbs/03_cnn.ipynb #ce986011
 class ResidualBlock(nn.Module):
     "Two convolutions with a shortcut: (N, C, H, W) → (N, C, H, W)"
     def __init__(self,
-        channels: int,
+        channels: int,  # of input and output
     ):
         super().__init__()
         self.convs = nn.Sequential(conv_block(channels, channels), conv_block(channels, channels, act=False))
@@ -81,11 +81,11 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x): return F.relu(x + self.convs(x))
 
-# %% ../nbs/03_cnn.ipynb #2c10dfe4
+# %% ../nbs/03_cnn.ipynb #0bde9450
 class InvertedBlock(nn.Module):
     "A depthwise convolution on twice the channels, with a shortcut: (N, C, H, W) → (N, C, H, W)"
     def __init__(self,
-        channels: int,
+        channels: int,  # of input and output
     ):
         super().__init__()
         hidden = 2*channels
@@ -146,27 +146,27 @@ default_cfgs = generate_default_cfgs({
     'challenge_cnn.untrained': dict(_cfg, input_size=(3, 96, 96), first_conv='conv1', fixed_input_size=True),
 })
 
-# %% ../nbs/03_cnn.ipynb #b0bea9e4
+# %% ../nbs/03_cnn.ipynb #bb49d931
 @register_model
 def gear_cnn(pretrained=False, **kwargs) -> GearCNN:
     "Create the default custom CNN: a stem and three stages"
     return build_model_with_cfg(GearCNN, 'gear_cnn', pretrained, **kwargs)
 
-# %% ../nbs/03_cnn.ipynb #963c51c6
+# %% ../nbs/03_cnn.ipynb #d7272dd2
 @register_model
 def gear_cnn_large(pretrained=False, **kwargs) -> GearCNN:
     "Create `gear_cnn` with a coarser stem for larger images, and one more block"
     args = dict(stem=(7, 3), depths=(2, 2, 2)) | kwargs
     return build_model_with_cfg(GearCNN, 'gear_cnn_large', pretrained, **args)
 
-# %% ../nbs/03_cnn.ipynb #fe8ceded
+# %% ../nbs/03_cnn.ipynb #919ec4f1
 @register_model
 def gear_cnn_small(pretrained=False, **kwargs) -> GearCNN:
     "Create a smaller `gear_cnn` with two stages, for quick experiments"
     args = dict(widths=(32, 64, 128), depths=(0, 2)) | kwargs
     return build_model_with_cfg(GearCNN, 'gear_cnn_small', pretrained, **args)
 
-# %% ../nbs/03_cnn.ipynb #c7679a95
+# %% ../nbs/03_cnn.ipynb #8fbf0b85
 @register_model
 def challenge_cnn(pretrained=False, **kwargs) -> ChallengeCNN:
     "Create the minimal network: convolution, pooling, convolution, pooling, dense layer"

@@ -36,7 +36,7 @@ def _rank_indices(dl, rank, n_ranks):
     batches = np.reshape(indices[:n_batches*n_ranks*dl.bs], (n_batches, n_ranks, dl.bs))
     return batches[:, rank].ravel().tolist()
 
-# %% ../nbs/02a_distributed.ipynb #4ca2ab81
+# %% ../nbs/02a_distributed.ipynb #c018341e
 def _detach(batch, cpu=True, gather=True):
     "fastai's `to_detach` without gathering: metrics are summed over the ranks once per epoch"
     return to_detach(batch, cpu, gather=False)
@@ -62,7 +62,7 @@ def _interleave(shares):
     for rank, share in enumerate(shares): rows[rank::len(shares)] = share
     return rows
 
-# %% ../nbs/02a_distributed.ipynb #9f684879
+# %% ../nbs/02a_distributed.ipynb #50f0d9d5
 def share_features(
     features,  # method `features` of a `TransferLearner`
 ):  # a function like `features`
@@ -83,10 +83,10 @@ class RankTrainer(Callback):
     ): self.seed = seed
 
     @property
-    def device(self): return next(self.model.parameters()).device
+    def _device(self): return next(self.model.parameters()).device
 
     def before_fit(self):
-        device_ids = [self.device] if self.device.type == 'cuda' else None
+        device_ids = [self._device] if self._device.type == 'cuda' else None
         self.parallel = DistributedDataParallel(self.model, device_ids, broadcast_buffers=False)
 
     def after_fit(self): self.parallel = None
@@ -97,7 +97,7 @@ class RankTrainer(Callback):
     def after_pred(self): self.learn.model = unwrap_model(self.model)
     def after_cancel_batch(self): self.after_pred()
 
-# %% ../nbs/02a_distributed.ipynb #f4f4ebf0
+# %% ../nbs/02a_distributed.ipynb #03fcf86f
 @patch
 def before_train(self: RankTrainer):
     self.learn.dl = share_loader(self.dl)
@@ -105,21 +105,21 @@ def before_train(self: RankTrainer):
     seed = f'{self.seed} {len(self.recorder.history)} {rank_distrib()}'
     torch.manual_seed(random.Random(seed).getrandbits(60))
 
-# %% ../nbs/02a_distributed.ipynb #07849d22
+# %% ../nbs/02a_distributed.ipynb #45d83610
 @patch
 def before_validate(self: RankTrainer): self.learn.dl = share_loader(self.dl)
 
-# %% ../nbs/02a_distributed.ipynb #13d15769
+# %% ../nbs/02a_distributed.ipynb #2d86de93
 @patch
 def _sum_over_ranks(self: RankTrainer, metrics):
     totals = [[float(m.total), m.count] for m in metrics]
-    sums = torch.tensor(totals, dtype=torch.float64, device=self.device)
+    sums = torch.tensor(totals, dtype=torch.float64, device=self._device)
     dist.all_reduce(sums)
     for metric, (total, count) in zip(metrics, sums.cpu()):
         metric.total = total
         metric.count = int(count)
 
-# %% ../nbs/02a_distributed.ipynb #de14c3a2
+# %% ../nbs/02a_distributed.ipynb #c08bcb4d
 @patch
 def after_train(self: RankTrainer):
     distribute_bn(self.model, num_distrib(), reduce=True)
@@ -134,12 +134,12 @@ class RankError(ConnectionError):
 
 _HOW_TO_CONTINUE = 'finished epochs are kept; to continue, run the same command with --resume'
 
-# %% ../nbs/02a_distributed.ipynb #7bd7733a
+# %% ../nbs/02a_distributed.ipynb #8d2857c4
 class _Terminated(BaseException): "Received SIGTERM"
 
 def _on_sigterm(*_): raise _Terminated
 
-# %% ../nbs/02a_distributed.ipynb #6ace0124
+# %% ../nbs/02a_distributed.ipynb #f46b4476
 def _missing_ranks(wait):
     "Ranks that do not respond within `wait` seconds, with their machines"
     store = dist.distributed_c10d._get_default_store()
@@ -148,12 +148,12 @@ def _missing_ranks(wait):
     missing = [rank for rank in range(num_distrib()) if not store.check([f'here/{rank}'])]
     return [f"rank {rank} on {store.get(f'host/{rank}').decode()}" for rank in missing]
 
-# %% ../nbs/02a_distributed.ipynb #27131ed8
+# %% ../nbs/02a_distributed.ipynb #fdccb489
 def _lost_ranks(wait):
     try: return ', '.join(_missing_ranks(wait)) or 'another rank'
     except RuntimeError: return 'another rank'          # the rank that holds the store is lost
 
-# %% ../nbs/02a_distributed.ipynb #958abedf
+# %% ../nbs/02a_distributed.ipynb #0d918e5f
 def _connect():
     try: from accelerate import PartialState
     except ModuleNotFoundError:
@@ -167,7 +167,7 @@ def _connect():
     store = dist.distributed_c10d._get_default_store()
     store.set(f'host/{rank_distrib()}', socket.gethostname())
 
-# %% ../nbs/02a_distributed.ipynb #c37b65e9
+# %% ../nbs/02a_distributed.ipynb #a832669d
 @contextmanager
 def join_ranks(
     wait: float = 10,  # seconds to wait for the other ranks when one is lost
@@ -184,7 +184,7 @@ def join_ranks(
         if not (isinstance(e, dist.DistError) or 'gloo' in str(e)): raise
         raise RankError(f'{me}: no answer from {_lost_ranks(wait)}; {_HOW_TO_CONTINUE}') from e
 
-# %% ../nbs/02a_distributed.ipynb #59949552
+# %% ../nbs/02a_distributed.ipynb #a2cdb8ba
 def on_all_ranks(
     f,  # function that trains
 ):  # a function like `f`

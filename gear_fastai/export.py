@@ -258,7 +258,7 @@ def _features(learn, model, train_items, n=2000):
     "Features of `n` training photos and all validation photos"
     valid = learn.dls.valid
     labels = torch.cat([y.cpu() for _, y in valid])
-    if (known := getattr(learn, 'seen', None)):         # a linear probe keeps the features it was fitted on
+    if (known := getattr(learn, 'probe_features', None)):     # of a linear probe
         train, features = known
         reference = F.normalize(_evenly(train, n))
         return _Features(reference, F.normalize(features), head_logits(model, features), labels)

@@ -45,7 +45,7 @@ class EpochRecorder(Recorder):
         elif self.train_loss.count and not hasattr(self.learn, 'lr_finder'): self._record_epoch()
         super().after_epoch()
 
-# %% ../nbs/02_learner.ipynb #4eccb79f
+# %% ../nbs/02_learner.ipynb #59f1daa9
 @patch
 def add_row(self: EpochRecorder,
     seconds: float,  # duration of the epoch
@@ -59,14 +59,14 @@ def _record_epoch(self: EpochRecorder):
     seconds = time.perf_counter() - self.started
     self.add_row(seconds, **dict(zip(self.metric_names[1:], self.log[1:])))
 
-# %% ../nbs/02_learner.ipynb #ee5ace6d
+# %% ../nbs/02_learner.ipynb #f69a8d30
 @patch
 def _replay_epoch(self: EpochRecorder):
     row = self.replay.pop(0)
     self.history.append(row)
     self.log += [row[name] for name in self.metric_names[1:] if name != 'time']
 
-# %% ../nbs/02_learner.ipynb #4df1a6bc
+# %% ../nbs/02_learner.ipynb #0fa0fdeb
 def record_epochs(
     learn: Learner,
 ) -> Learner:  # the same `learn`
@@ -75,7 +75,7 @@ def record_epochs(
     learn.remove_cb(Recorder)
     return learn.add_cb(EpochRecorder())
 
-# %% ../nbs/02_learner.ipynb #436b138d
+# %% ../nbs/02_learner.ipynb #ea0f88c0
 @patch
 def to_frame(self: EpochRecorder) -> pd.DataFrame:  # epoch, train_loss, valid_loss, metrics, seconds
     "Return the history as a table"
@@ -91,7 +91,7 @@ def overfit_epoch(
     first = int(others[-1]) + 1 if len(others) else 0
     return first if first < len(history) else None
 
-# %% ../nbs/02_learner.ipynb #a93aba7d
+# %% ../nbs/02_learner.ipynb #395de4c0
 def _lower_is_better(monitor, comp):
     if comp is None: return 'loss' in monitor or 'error' in monitor
     if comp not in (np.less, np.greater):
@@ -113,14 +113,14 @@ def best_epoch(
                          'use a lower learning rate')
     return int(values.idxmin() if _lower_is_better(monitor, comp) else values.idxmax())
 
-# %% ../nbs/02_learner.ipynb #3e706115
+# %% ../nbs/02_learner.ipynb #b981eeeb
 def _mark_epoch(history, saved, ax):
     row = best_epoch(history) if saved is None else saved
     meaning = 'lowest validation loss' if saved is None else 'saved'
     ax.plot(history.epoch[row], history.valid_loss[row], '*', ms=13, color='tab:green',
             label=f'{meaning}: epoch {history.epoch[row]}')
 
-# %% ../nbs/02_learner.ipynb #43e4609e
+# %% ../nbs/02_learner.ipynb #c60e947f
 def _shade_overfitting(history, ax):
     first = overfit_epoch(history)
     if first is None: return
@@ -129,7 +129,7 @@ def _shade_overfitting(history, ax):
     part = history[first:]
     ax.fill_between(part.epoch, part.train_loss, part.valid_loss, color='gray', alpha=.15)
 
-# %% ../nbs/02_learner.ipynb #3d2e01f6
+# %% ../nbs/02_learner.ipynb #89ac2058
 def plot_history(
     history: pd.DataFrame,  # epoch, train_loss, valid_loss
     saved: int = None,  # index of the saved row; default: mark the lowest validation loss
@@ -151,7 +151,7 @@ def plot_history(
     ax.legend(frameon=False)
     return ax
 
-# %% ../nbs/02_learner.ipynb #78022566
+# %% ../nbs/02_learner.ipynb #9d9aa9d9
 @patch
 def plot_epochs(self: EpochRecorder,
     saved: int = None,  # index of the saved row; default: the one that `SaveBest` saved, if any
@@ -182,7 +182,7 @@ def supports_bf16() -> bool:
     "Return whether this processor has matrix units for bfloat16"
     return getattr(torch.cpu, '_is_amx_tile_supported', lambda: False)()
 
-# %% ../nbs/02_learner.ipynb #864e11c3
+# %% ../nbs/02_learner.ipynb #9d5e415f
 class CPUAutocast(Callback):
     "Run the forward pass in bfloat16 on a CPU; fastai's `MixedPrecision` supports CUDA only"
     order = MixedPrecision.order
@@ -194,7 +194,7 @@ class CPUAutocast(Callback):
         self.context.close()
         self.learn.pred = to_float(self.pred)
 
-# %% ../nbs/02_learner.ipynb #60629fbd
+# %% ../nbs/02_learner.ipynb #cbeb558c
 def speed_callbacks() -> list:
     "Return the callbacks that speed up training on this machine"
     if torch.cuda.is_available():
@@ -243,7 +243,7 @@ def photo_size(
     raise ValueError(f'the loaders give {found}; square color photos are needed: '
                      'use dataloaders(folder), or item_tfms=Resize(128)')
 
-# %% ../nbs/02_learner.ipynb #7eec5f79
+# %% ../nbs/02_learner.ipynb #5b9817b8
 def _has_one_class(batch):
     "Whether the targets of a batch are one integer for each photo"
     y = batch[1] if len(batch) == 2 else None
@@ -272,18 +272,18 @@ def set_normalize(
         dl.after_batch.fs = dl.after_batch.fs.filter(lambda t: not isinstance(t, Normalize))
         if changes_values: dl.after_batch.add([Normalize.from_stats(mean, std)])
 
-# %% ../nbs/02_learner.ipynb #6acc8a8d
+# %% ../nbs/02_learner.ipynb #ddf530fe
 def muon(
     params,  # parameters of the network, as fastai passes them
     lr: float = 3e-3,  # learning rate
-    momentum: float = .9,
+    momentum: float = .9,  # share of the last step that is kept, 0 to 1
     nesterov: bool = True,  # whether to use Nesterov momentum
     **kwargs,  # passed to `timm.optim.Muon`
 ) -> OptimWrapper:
     "Create timm's Muon optimizer for fastai; parameters other than weight matrices get AdamW steps"
     return OptimWrapper(params, Muon, lr=lr, momentum=momentum, nesterov=nesterov, **kwargs)
 
-# %% ../nbs/02_learner.ipynb #735f9eb5
+# %% ../nbs/02_learner.ipynb #6b3198cc
 def _custom_cnn(dls, name, model_args):
     "Create a custom CNN with random weights; raise `ValueError` if there is none of that name"
     name = str(getattr(name, '__name__', name))
@@ -294,7 +294,7 @@ def _custom_cnn(dls, name, model_args):
     if timm.get_pretrained_cfg(name).fixed_input_size: args['img_size'] = photo_size(dls)
     return timm.create_model(name, num_classes=dls.c, **args)
 
-# %% ../nbs/02_learner.ipynb #0b1cca4b
+# %% ../nbs/02_learner.ipynb #38bf3fd6
 def photo_learner(
     dls: DataLoaders,
     model='gear_cnn',  # name of a custom CNN, which gets random weights; or a timm model

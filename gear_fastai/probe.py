@@ -29,7 +29,7 @@ def _left_out_residuals(x, residuals, factor):
     hat = x @ solved.swapaxes(1, 2)
     return np.linalg.solve(np.eye(x.shape[1]) - hat, residuals)
 
-# %% ../nbs/04_probe.ipynb #abd34fa0
+# %% ../nbs/04_probe.ipynb #6d20116d
 def leave_group_out_ridge(
     x,  # features, float64 (N, F)
     t,  # targets, float64 (N, C)
@@ -46,10 +46,10 @@ def leave_group_out_ridge(
         left_out[rows] -= _left_out_residuals(x[rows], residuals[rows], factor)
     return weights, left_out
 
-# %% ../nbs/04_probe.ipynb #985949e4
+# %% ../nbs/04_probe.ipynb #b79b3a19
 def platt_targets(
     y,  # classes, int (N,)
-    n_classes: int,
+    n_classes: int,  # C, number of classes
     n: int,  # number of independent examples, such as product groups
 ) -> np.ndarray:  # probabilities, (N, n_classes)
     "Return target probabilities that stay below 1, as if `n + 1` of `n + 2` examples had the right label"
@@ -58,7 +58,7 @@ def platt_targets(
     targets[np.arange(len(y)), y] = (n + 1)/(n + 2)
     return targets
 
-# %% ../nbs/04_probe.ipynb #48450ae6
+# %% ../nbs/04_probe.ipynb #efa1be64
 def _cross_entropy(logits, targets): return -(targets*log_softmax(logits, axis=1)).sum(1)
 
 def fit_scale(
@@ -71,7 +71,7 @@ def fit_scale(
     found = minimize_scalar(loss, bounds=np.log(bounds), method='bounded')
     return math.exp(found.x)
 
-# %% ../nbs/04_probe.ipynb #c0f54bc4
+# %% ../nbs/04_probe.ipynb #d47ff66a
 def choose_alpha(
     losses,  # left-out losses, (number of alphas, N)
     groups,  # group of each row, (N,)
@@ -86,12 +86,12 @@ def choose_alpha(
     good_enough = np.flatnonzero(mean_losses <= mean_losses[best] + standard_error)
     return int(max(good_enough, key=lambda i: alphas[i]))
 
-# %% ../nbs/04_probe.ipynb #fcd7bb08
+# %% ../nbs/04_probe.ipynb #9f67377e
 def _balanced_weights(y):
     counts = np.bincount(y)
     return len(y)/np.count_nonzero(counts)/counts[y]
 
-# %% ../nbs/04_probe.ipynb #94ebdae7
+# %% ../nbs/04_probe.ipynb #59a07d53
 def _standardization(x, weights):
     "Weighted mean and standard deviation (F,), the latter at least a tenth of the root mean square"
     weights = weights[:, None]
@@ -100,7 +100,7 @@ def _standardization(x, weights):
     root_mean_square = np.sqrt((weights*x**2).mean(0))
     return mean, np.maximum(std, .1*root_mean_square) + 1e-6
 
-# %% ../nbs/04_probe.ipynb #33e02dc3
+# %% ../nbs/04_probe.ipynb #7b21863e
 def _fit_scores(x, y, n_classes, groups, alpha):
     "Weight (C, F), bias (C,) and left-out scores (N, C) for standardized features"
     weights = _balanced_weights(y)[:, None]
@@ -119,13 +119,13 @@ def _fit_logits(x, y, n_classes, groups, alpha):
     scale = fit_scale(scores, targets)
     return scale*weight, scale*bias, scale*scores
 
-# %% ../nbs/04_probe.ipynb #275e8f56
+# %% ../nbs/04_probe.ipynb #e6b3028a
 ALPHAS = .1, .3, 1., 3.  # ridge penalties per row that `fit_ridge` chooses from
 
 def fit_ridge(
     x,  # features, (N, F)
     y,  # classes, int (N,)
-    n_classes: int,
+    n_classes: int,  # C, number of classes
     groups,  # group of each row, (N,), such as its product group
     alphas: tuple = ALPHAS,  # ridge penalties per row to choose from
 ) -> tuple:  # weight (C, F) and bias (C,) of a dense layer; logits of each row without its group (N, C)

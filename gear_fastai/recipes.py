@@ -108,7 +108,7 @@ class TransferRecipe(Recipe):
     def fit(self, learn, **kwargs):
         "Fit the head on frozen features, then train head and backbone"
         if self.alpha: kwargs['alphas'] = (self.alpha,)
-        learn.fine_tune(self.epochs, self.lr, freeze_epochs=self.views, **kwargs)
+        learn.fine_tune(self.epochs, self.lr, views=self.views, **kwargs)
 
 # %% ../nbs/10_recipes.ipynb #b42a09a7
 RECIPES = {recipe.arch: recipe for recipe in (

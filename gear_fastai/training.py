@@ -16,7 +16,7 @@ from .augment import Augment
 from .dataset import DataError, ensure_splits
 from .loaders import dataloaders
 from .learner import best_epoch, photo_learner
-from .distributed import from_rank0, on_all_ranks
+from .distributed import RankTrainer, from_rank0, on_all_ranks, share_features
 from .model_folder import atomic_folder, check_replaceable, clear_leftovers, read_gear, replace_folder
 from .export import fingerprint, save_classifier, write_card
 from .checkpoint import CheckpointError, SaveBest, check_settings, load_network
@@ -138,9 +138,8 @@ def _batch_sizes(splits, bs, n_ranks):
 # %% ../nbs/07c_training.ipynb #2e529992
 def _together(learn, seed):
     "Callback that makes `learn` one of several processes that train together"
-    from gear_fastai.distributed import Together, shared
-    if hasattr(learn, 'features'): learn.features = shared(learn.features)
-    return Together(seed)
+    if hasattr(learn, 'features'): learn.features = share_features(learn.features)
+    return RankTrainer(seed)
 
 # %% ../nbs/07c_training.ipynb #61f06861
 @contextlib.contextmanager

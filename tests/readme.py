@@ -1,4 +1,4 @@
-"Render README.md and its pictures from nbs/index.ipynb, into the project or, with an argument, into another folder."
+"Render README.md and its pictures from nbs/index.ipynb: `python tests/readme.py [FOLDER]`."
 import re, sys
 from pathlib import Path
 
@@ -10,30 +10,35 @@ IMAGES = 'nbs/images'
 
 
 def alts(cell):
-    "The alt texts that a code cell gives its figures"
+    "Alternative texts of the figures of a code cell"
     found = re.search(r'^#\|\s*fig-alt:(.+)', cell.source, flags=re.M)
     texts = yaml.safe_load(found[1]) if found else []
     return texts if isinstance(texts, list) else [texts]
 
 
 def for_root(source):
-    "Markdown of a page in nbs/ for a file beside nbs/: its links start there"
+    "Markdown of a page in nbs/ with links for a file beside nbs/"
     source = re.sub(r'\]\((?!\w+:|#)', '](nbs/', source)
-    return source.replace('`CONTRIBUTING.md`', '[CONTRIBUTING](CONTRIBUTING.md)')       # is no page of the site
+    return source.replace('`CONTRIBUTING.md`', '[CONTRIBUTING](CONTRIBUTING.md)')       # not a page of the site
+
+
+def prepare(cell):
+    "Drop directives, hidden code and HTML that has a Markdown version"
+    if cell.cell_type == 'markdown': cell.source = for_root(cell.source)
+    if re.match(r'#\|\s*echo:\s*false', cell.source): cell.source = ''
+    cell.source = re.sub(r'^#\|.*\n', '', cell.source, flags=re.M)
+    for output in cell.get('outputs', []):
+        data = output.get('data', {})
+        if 'text/markdown' in data: data.pop('text/html', None)
 
 
 def rendered():
-    "(text, {file name: bytes})"
+    "The text, and the pictures as {file name: bytes}"
     nb = nbformat.read(root/'nbs/index.ipynb', as_version=4)
     nb.metadata['language_info'] = dict(name='python')
     nb.cells = [c for c in nb.cells if not re.match(r'#\|\s*hide\b', c.source)]
     texts = iter([t for c in nb.cells if c.cell_type == 'code' for t in alts(c)])
-    for c in nb.cells:
-        if c.cell_type == 'markdown': c.source = for_root(c.source)
-        if re.match(r'#\|\s*echo:\s*false', c.source): c.source = ''
-        c.source = re.sub(r'^#\|.*\n', '', c.source, flags=re.M)
-        for o in c.get('outputs', []):
-            if 'text/html' in o.get('data', {}) and 'text/markdown' in o['data']: del o['data']['text/html']
+    for c in nb.cells: prepare(c)
     text, resources = MarkdownExporter().from_notebook_node(nb, dict(output_files_dir=IMAGES, unique_key='readme'))
     text = text.replace('```python\n\n```\n', '')
     text = re.sub(r'!\[png\]', lambda m: f'![{next(texts)}]', text)

@@ -1,4 +1,4 @@
-"How the exported code and the reference pages read, in figures: `python tests/style.py [NOTEBOOK…]`."
+"Measure how the exported code and the reference pages read: `python tests/style.py [NOTEBOOK…]`."
 import ast, json, re, sys
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def percent(flags): return 100*sum(flags)/max(len(flags), 1)
 def quantile(values, share): return sorted(values)[int(share*(len(values) - 1))] if values else 0
 
 def measure(paths):
-    "The figures of some notebooks together"
+    "The figures of several notebooks together"
     sources = [s for p in paths for s in exported(p)]
     defined = [n for n in map(definitions, sources) if n]
     bodies = [f for s in sources for f in functions(s)]
@@ -62,13 +62,26 @@ def measure(paths):
         exported_lines=len(lines),
     )
 
+def offenders(path):
+    "The places behind the figures: functions and lines that are too long, and assignments to tuples"
+    for source in exported(path):
+        for f in functions(source):
+            if len(f) > LIMITS['p90_function']: yield f'{len(f)} characters: {f.splitlines()[0]}'
+        for line in source.splitlines():
+            if len(line) > 100: yield f'{len(line)} characters in a line: {line.strip()}'
+        for n in ast.walk(ast.parse(source)):
+            if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Tuple): yield f'tuple: {ast.unparse(n)}'
+
 def main():
     paths = [Path(p) for p in sys.argv[1:]] or notebooks()
-    for path in paths if len(paths) > 1 else []: print(path.stem, measure([path]))
+    if len(paths) == 1: print(*offenders(paths[0]), '', sep='\n')
+    else:
+        for path in paths: print(path.stem, measure([path]))
     figures = measure(paths)
     for name, value in figures.items():
         limit = LIMITS.get(name)
-        print(f'{name:26} {value:8}' + (f'   limit {limit}' + ('' if value <= limit else '   OVER') if limit else ''))
+        note = '' if limit is None else f'   limit {limit}' + ('   OVER' if value > limit else '')
+        print(f'{name:26} {value:8}{note}')
     return int(any(figures[name] > limit for name, limit in LIMITS.items()))
 
 if __name__ == '__main__': sys.exit(main())

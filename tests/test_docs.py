@@ -1,4 +1,4 @@
-"Reference: every exported name has a docstring, its parameters have docments, and its page can be shown."
+"Documentation: exported names have docstrings, parameters have docments, and nbdev can show them."
 import importlib, inspect, json, pkgutil
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from gear_fastai.cli import main
 
 root = Path(__file__).parent.parent
 modules = [m.name for m in pkgutil.iter_modules(gear_fastai.__path__) if m.name != 'all' and m.name[0] != '_']
-PROTOCOL = {*vars(event), *dir(EfficientNet), 'encodes', 'decodes'}    # methods that fastai calls back, and those of every timm model
-USUAL = {'ax', 'seed', 'learn', 'dls', 'clf', 'ev', 'num_classes', 'in_chans', 'pretrained'}     # mean the same everywhere
+PROTOCOL = {*vars(event), *dir(EfficientNet), 'encodes', 'decodes'}    # callbacks of fastai, methods of timm models
+USUAL = {'ax', 'seed', 'learn', 'dls', 'clf', 'ev', 'num_classes', 'in_chans', 'pretrained'}     # the same everywhere
 
 
 def plain(o): return getattr(o, '__func__', None) or getattr(o, 'fget', None) or o
@@ -31,15 +31,25 @@ def exported(module):
         cls, _, method = name.partition('.')
         if not method or cls[0] == '_' or method[0] == '_' or method in PROTOCOL: continue
         cls = getattr(mod, cls)
-        if any(method in vars(base) for base in cls.__mro__[1:] if not base.__module__.startswith('gear_fastai')): continue     # told there
+        theirs = [base for base in cls.__mro__[1:] if not base.__module__.startswith('gear_fastai')]
+        if any(method in vars(base) for base in theirs): continue       # documented there
         yield name, plain(inspect.getattr_static(cls, method))
 
 
 def own_parameters(o):
-    "Names of the parameters that `o` itself declares, less `self`"
+    "Names of the parameters that `o` itself declares, without `self`"
     if hasattr(o, '__dataclass_fields__'): return set(o.__dataclass_fields__) & set(inspect.get_annotations(o))
-    code = getattr(inspect.unwrap(vars(o).get('__init__', lambda: 0) if inspect.isclass(o) else o), '__code__', None)
+    function = vars(o).get('__init__', lambda: 0) if inspect.isclass(o) else o
+    code = getattr(inspect.unwrap(function), '__code__', None)
     return set(code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]) - {'self'} if code else set()
+
+
+def comments(o):
+    "The docment of each parameter; dataclasses inherit them"
+    merged = {}
+    for f in getattr(o, '__mro__', [o])[::-1]:
+        if f is o or hasattr(f, '__dataclass_fields__'): merged |= {k: v for k, v in docments(f).items() if v}
+    return merged
 
 
 @pytest.mark.parametrize('module', modules)
@@ -51,14 +61,18 @@ def test_documented(module):
             missing += [f'{name} {p.name}' for p in o.params if isinstance(p, click.Option) and not p.help]
             continue
         if not inspect.getdoc(o) or inspect.isclass(o) and not o.__doc__: missing.append(name)
-        told, page = docments(o), show_doc(o, name=name)._repr_markdown_()
-        missing += [f'{name}({p})' for p in own_parameters(o) - USUAL if not told.get(p)]
+        documented = comments(o)
+        page = show_doc(o, name=name)._repr_markdown_()
+        missing += [f'{name}({p})' for p in own_parameters(o) - USUAL if p not in documented]
         assert name in page and (inspect.getdoc(o) or '').split('\n')[0] in page.replace('\\', ''), name
     assert not missing, f'no docstring, docment or help: {missing}'
 
 
 def test_page_of_the_command_shows_its_help():
-    "nbdev knows no click commands, so their `--help` stands in the notebook"
-    printed = ''.join(''.join(o.get('text', '')) for c in json.loads((root/'nbs/12_cli.ipynb').read_text(encoding='utf-8'))['cells'] for o in c.get('outputs', []))
-    for args in ([], *([n] for n in main.commands if n != 'data'), *(['data', n] for n in main.commands['data'].commands)):
-        assert CliRunner().invoke(main, [*args, '--help'], prog_name='gear-fastai').output in printed, f'{args}: run nbs/12_cli.ipynb again and save its outputs'
+    "nbdev does not document click commands, so the notebook prints their help"
+    cells = json.loads((root/'nbs/12_cli.ipynb').read_text(encoding='utf-8'))['cells']
+    printed = ''.join(''.join(o.get('text', '')) for c in cells for o in c.get('outputs', []))
+    commands = [[], *([n] for n in main.commands if n != 'data'), *(['data', n] for n in main.commands['data'].commands)]
+    for args in commands:
+        help = CliRunner().invoke(main, [*args, '--help'], prog_name='gear-fastai').output
+        assert help in printed, f'{args}: run nbs/12_cli.ipynb again and save its outputs'

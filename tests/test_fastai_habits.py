@@ -182,7 +182,7 @@ import resource
 from fastai.vision.all import *
 from gear_fastai.learner import KeepMemory
 net = nn.Sequential(ConvLayer(3, 32), nn.MaxPool2d(2), ConvLayer(32, 64), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 12))
-photos = DataLoader(list(zip(torch.randn(64, 3, 96, 96), torch.randint(12, (64,)))), bs=32)
+photos = DataLoader(list(zip(torch.randn(64, 3, 96, 96), torch.randint(12, (64,)))), bs=32, num_workers=0)
 for cbs in (None, None, KeepMemory()):                                          # the first run allocates more than later ones
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     learn = Learner(DataLoaders(photos, photos), net, loss_func=CrossEntropyLossFlat(), cbs=cbs)

@@ -1,4 +1,4 @@
-"The site without Quarto: pages, links, alt texts, sidebar, workflows."
+"The site without Quarto: pages, links, alternative texts, sidebar, workflows."
 import os, re, shutil, subprocess, sys
 from pathlib import Path
 
@@ -12,7 +12,8 @@ sys.path.insert(0, str(root/'tests'))
 from readme import alts
 
 notebooks = sorted(f for f in (root/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in f.parts)
-texts = [root/f for f in ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'data/README.md', 'models/README.md', 'models/gear/README.md')]
+texts = [root/f for f in ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'data/README.md', 'models/README.md',
+                          'models/gear/README.md')]
 settings = [*(root/'nbs').glob('*.yml'), *(root/'.github').rglob('*.yml')]
 html = HTMLExporter()
 named = dict(ids=lambda f: f.relative_to(root).as_posix())
@@ -29,9 +30,11 @@ for f in map(Path, sys.argv[2:]):
 
 
 def markdown(file):
-    "Its markdown, without code"
-    cells = [c.source for c in nbformat.read(file, 4).cells if c.cell_type == 'markdown'] if file.suffix == '.ipynb' else [file.read_text(encoding='utf-8')]
-    return re.sub(r'^```.*?^```|`[^`\n]*`', '', '\n\n'.join(cells), flags=re.M | re.S)
+    "Markdown of a file, without code"
+    text = file.read_text(encoding='utf-8')
+    if file.suffix == '.ipynb':
+        text = '\n\n'.join(c.source for c in nbformat.reads(text, 4).cells if c.cell_type == 'markdown')
+    return re.sub(r'^```.*?^```|`[^`\n]*`', '', text, flags=re.M | re.S)
 
 
 def anchors(file):
@@ -40,7 +43,7 @@ def anchors(file):
 
 @pytest.fixture(scope='module')
 def pages(tmp_path_factory):
-    "The notebooks as nbdev hands them to Quarto: exported cells replaced by what `show_doc` says"
+    "The notebooks as nbdev passes them to Quarto: exported cells become their documentation"
     to = tmp_path_factory.mktemp('pages')
     subprocess.run([sys.executable, '-W', 'ignore', '-c', PROCESS, to, *notebooks], cwd=root, check=True)
     return to
@@ -50,9 +53,10 @@ def pages(tmp_path_factory):
 def test_notebook_converts(pages, file):
     page = nbformat.read(pages/file.name, 4)
     shown = [c for c in page.cells if 'show_doc(' in c.source]
-    assert all(c.outputs for c in shown) and bool(shown) == any(re.search(r'^#\| default_exp', c.source, re.M) for c in nbformat.read(file, 4).cells)
+    is_module = any(re.search(r'^#\| default_exp', c.source, re.M) for c in nbformat.read(file, 4).cells)
+    assert all(c.outputs for c in shown) and bool(shown) == is_module
     assert page.cells[0].cell_type == 'raw' and 'title:' in page.cells[0].source, 'no H1'
-    for c in page.cells: c.metadata.pop('execution', None)      # nbdev's timings, which are not as nbformat wants them
+    for c in page.cells: c.metadata.pop('execution', None)      # nbdev's timings, which nbformat refuses
     assert len(html.from_notebook_node(page)[0]) > 1000
 
 
@@ -63,7 +67,7 @@ def test_links_resolve(file):
         path, _, anchor = (link[0] or link[1]).partition('#')
         if re.match(r'\w+:', path): continue
         target = (file.parent/path).resolve() if path else file
-        assert target.exists() and home in target.parents, f'{path}: not there, or not in {home.name}/'
+        assert target.exists() and home in target.parents, f'{path}: not found, or outside of {home.name}/'
         assert not anchor or anchor in anchors(target), f'{path}#{anchor}: no such heading'
 
 
@@ -72,15 +76,19 @@ def test_pictures_have_alt_text(file):
     text = markdown(file)
     assert all(alt.strip() and alt != 'png' for alt in re.findall(r'!\[([^\]]*)\]\(', text)), 'a picture without alt text'
     cells = nbformat.read(file, 4).cells if file.suffix == '.ipynb' else []
-    tagged = [text] + [o.data['text/html'] for c in cells for o in c.get('outputs', []) if 'text/html' in o.get('data', {})]
-    assert all(re.search(r'\balt="[^"]+"', tag) for h in tagged for tag in re.findall(r'<img\b[^>]*>', h)), '<img> without alt text'
+    outputs = [o.get('data', {}) for c in cells for o in c.get('outputs', [])]
+    tags = re.findall(r'<img\b[^>]*>', '\n'.join([text, *(o['text/html'] for o in outputs if 'text/html' in o)]))
+    assert all(re.search(r'\balt="[^"]+"', tag) for tag in tags), '<img> without alt text'
     for c in cells:
         n = sum(any(mime.startswith('image/') for mime in o.get('data', {})) for o in c.get('outputs', []))
-        assert not n or len(list(filter(None, alts(c)))) == n, f'{n} picture(s), give as many texts with `#| fig-alt: "…"`:\n{c.source[:200]}'
+        given = len(list(filter(None, alts(c)))) if n else 0
+        assert n == given, f'{n} picture(s), give as many texts with `#| fig-alt: "…"`:\n{c.source[:200]}'
 
 
 def test_every_notebook_is_in_the_sidebar():
-    def files(o): return [o] if isinstance(o, str) else sum(map(files, o if isinstance(o, list) else o['contents']), [])
+    def files(entry):
+        if isinstance(entry, str): return [entry]
+        return sum(map(files, entry if isinstance(entry, list) else entry['contents']), [])
     listed = files(yaml.safe_load((root/'nbs/sidebar.yml').read_text())['website']['sidebar']['contents'])
     assert sorted(listed) == [f.relative_to(root/'nbs').as_posix() for f in notebooks]
     navbar = yaml.safe_load((root/'nbs/_quarto.yml').read_text())['website']['navbar']['left']
@@ -97,14 +105,19 @@ def test_nbdev_writes_the_settings_that_are_here(tmp_path, monkeypatch):
 
 def test_docs_workflow_tells_nbdev_where_the_site_is(tmp_path):
     for name in ('pyproject.toml', 'settings.ini'): shutil.copy(root/name, tmp_path)
-    step, = [s for s in yaml.safe_load((root/'.github/workflows/docs.yml').read_text())['jobs']['build']['steps'] if 'pyproject.toml' in s.get('run', '')]
+    steps = yaml.safe_load((root/'.github/workflows/docs.yml').read_text())['jobs']['build']['steps']
+    step, = [s for s in steps if 'pyproject.toml' in s.get('run', '')]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    subprocess.run(['bash', '-ec', step['run']], cwd=tmp_path, env=dict(os.environ, PATH=path, GITHUB_REPOSITORY='someone/fork'), check=True)
+    env = dict(os.environ, PATH=path, GITHUB_REPOSITORY='someone/fork')
+    subprocess.run(['bash', '-ec', step['run']], cwd=tmp_path, env=env, check=True)
     cfg = get_config(tmp_path)
-    assert (cfg.git_url, cfg.doc_host + cfg.doc_baseurl, cfg.lib_name) == ('https://github.com/someone/fork', 'https://someone.github.io/fork', 'gear_fastai') and cfg.description
+    assert cfg.git_url == 'https://github.com/someone/fork'
+    assert cfg.doc_host + cfg.doc_baseurl == 'https://someone.github.io/fork'
+    assert cfg.lib_name == 'gear_fastai' and cfg.description
 
 
 @pytest.mark.parametrize('file', settings, **named)
 def test_settings_parse_and_actions_are_pinned(file):
-    yaml.safe_load(file.read_text(encoding='utf-8'))
-    for action in re.findall(r'\buses: *(.+)', file.read_text(encoding='utf-8')): assert re.fullmatch(r'[\w./-]+@[0-9a-f]{40}  # v[\d.]+', action), action
+    text = file.read_text(encoding='utf-8')
+    yaml.safe_load(text)
+    for action in re.findall(r'\buses: *(.+)', text): assert re.fullmatch(r'[\w./-]+@[0-9a-f]{40}  # v[\d.]+', action), action

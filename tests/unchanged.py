@@ -1,15 +1,27 @@
-"Are the notebooks clean, and are the modules what the notebooks export? Works on a copy; exits 1 with the difference."
+"Check that the notebooks are clean and the modules are what the notebooks export; exit 1 with the difference."
 import shutil, subprocess, sys, tempfile
 from pathlib import Path
 
-root = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent
+PARTS = 'nbs', 'gear_fastai', 'pyproject.toml', 'settings.ini'
+
+
+def ignore(folder, names):
+    if Path(folder) == ROOT: return [n for n in names if n not in PARTS]
+    return [n for n in names if n == '__pycache__']
+
+
+def difference(part, copy):
+    command = ['diff', '-r', '-x', '__pycache__', '-x', '.last_checked', ROOT/part, copy/part]
+    return subprocess.run(command, capture_output=True, text=True).stdout
+
+
 with tempfile.TemporaryDirectory() as tmp:
     copy = Path(tmp)/'copy'
-    shutil.copytree(root, copy, ignore=lambda d, names: [n for n in names if n not in ('nbs', 'gear_fastai', 'pyproject.toml', 'settings.ini')] if Path(d) == root else
-                    [n for n in names if n == '__pycache__'])
-    (copy/'pyproject.toml').exists() or sys.exit('no pyproject.toml')
-    for command in ('nbdev-clean', 'nbdev-export'): subprocess.run([Path(sys.executable).parent/command], cwd=copy, check=True)
-    changed = [d for part in ('nbs', 'gear_fastai')
-               if (d := subprocess.run(['diff', '-r', '-x', '__pycache__', '-x', '.last_checked', root/part, copy/part], capture_output=True, text=True).stdout)]
-if changed: sys.exit('run `make export` and commit what it changes:\n' + '\n'.join(changed)[:4000])
-print('notebooks are clean, modules are as exported')
+    shutil.copytree(ROOT, copy, ignore=ignore)
+    if not (copy/'pyproject.toml').exists(): sys.exit('no pyproject.toml')
+    for command in ('nbdev-clean', 'nbdev-export'):
+        subprocess.run([Path(sys.executable).parent/command], cwd=copy, check=True)
+    changed = ''.join(difference(part, copy) for part in ('nbs', 'gear_fastai'))
+if changed: sys.exit(f'run `make export` and commit its changes:\n{changed[:4000]}')
+print('notebooks are clean, modules are up to date')
