@@ -44,7 +44,7 @@ def _arc(x, y, rx, ry, start=0, end=360):
     return np.stack([x + rx*np.cos(angles), y + ry*np.sin(angles)], axis=1)
 
 # %% ../nbs/00d_drawing.ipynb #58e93b96
-class Pen:
+class _Pen:
     "A transparent canvas, the colors of a product and a source of random numbers"
     def __init__(self, rng, color, trim, side=640):
         self.rng = rng
@@ -61,23 +61,23 @@ class Pen:
 
 # %% ../nbs/00d_drawing.ipynb #564c8f71
 @patch
-def _pixels(self: Pen, points):
+def _pixels(self: _Pen, points):
     "Return points as pixel coordinates, with a margin around the drawing"
     return [tuple(point) for point in (np.asarray(points)*.8 + .1)*self.image.width]
 
 @patch
-def shape(self: Pen, points, color, smooth=False):
+def shape(self: _Pen, points, color, smooth=False):
     "Fill an outline; `color=None` cuts a hole"
     outline = self._pixels(_curve(points, closed=True) if smooth else points)
     edge = _shade(color, .6) if color else None
     self.canvas.polygon(outline, fill=color or (0, 0, 0, 0), outline=edge, width=3)
 
 @patch
-def disc(self: Pen, x, y, radius, color): self.shape(_arc(x, y, radius, radius), color)
+def disc(self: _Pen, x, y, radius, color): self.shape(_arc(x, y, radius, radius), color)
 
 # %% ../nbs/00d_drawing.ipynb #03faebc1
 @patch
-def line(self: Pen, points, color, width, smooth=False):
+def line(self: _Pen, points, color, width, smooth=False):
     "Draw a line with round ends"
     path = self._pixels(_curve(points) if smooth else points)
     pixels = round(width*self.image.width*.8)
@@ -85,13 +85,13 @@ def line(self: Pen, points, color, width, smooth=False):
     self._stroke(path, color, pixels)
 
 @patch
-def _stroke(self: Pen, path, color, width):
+def _stroke(self: _Pen, path, color, width):
     self.canvas.line(path, fill=color, width=width, joint='curve')
     for point in (path[0], path[-1]): self.canvas.circle(point, (width - 1)/2, fill=color)
 
 # %% ../nbs/00d_drawing.ipynb #91b0e70c
 @patch
-def reflect(self: Pen):
+def reflect(self: _Pen):
     "Add the mirror image of everything drawn so far"
     self.image.alpha_composite(ImageOps.mirror(self.image))
 
@@ -360,7 +360,7 @@ def _cutout(label, seed, color, size):
     color_rng = random.Random(f'{label} {seed} {color}')
     main, trim = color_rng.choices(palette, k=2)
     draw, max_angle = _DRAWINGS[label]
-    pen = Pen(rng, color or main, trim)
+    pen = _Pen(rng, color or main, trim)
     draw(pen)
     return _light(_framed(_posed(pen.image, rng, max_angle), rng, size), rng)
 
