@@ -74,8 +74,9 @@ def test_features_are_kept_until_the_backbone_is_trained(dls):
     assert learn.probe_features is None
 
 
-def test_the_head_of_two_classes_is_fitted(sample, tmp_path):
-    for label in ('boots', 'tents'): shutil.copytree(sample/label, tmp_path/'two'/label)
+def test_the_head_of_two_classes_is_fitted(tmp_path):
+    draw_sample(tmp_path/'all', n=8)
+    for label in ('boots', 'tents'): shutil.copytree(tmp_path/'all'/label, tmp_path/'two'/label)
     dls = dataloaders(tmp_path/'two', size=64, bs=4, splits=split_dataset(tmp_path/'two', valid=.3, test=0))
     learn = transfer_learner(dls, 'test_resnet', pretrained=False)
     learn.fit_head()
