@@ -108,7 +108,7 @@ def _random_color_matrices(self: Augment, n):
     contrast = 1 + _uniform(n, self.contrast)
     return _color_matrices(angle, saturation)*contrast[:, None, None]
 
-# %% ../nbs/00b_augment.ipynb #6c70f3c1
+# %% ../nbs/00b_augment.ipynb #dd4ffed5
 @patch
 def _recolor(self: Augment, negative):
     "Turn negatives into photos with random colors"

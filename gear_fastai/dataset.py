@@ -52,7 +52,7 @@ def shell_command(
     words = ['gear-fastai', *map(str, words)]
     return subprocess.list2cmdline(words) if os.name == 'nt' else shlex.join(words)
 
-# %% ../nbs/01_dataset.ipynb #ed5b6576
+# %% ../nbs/01_dataset.ipynb #ab27f0f9
 def _add_command(folder): return shell_command('data', 'split', folder, '--add')
 
 # %% ../nbs/01_dataset.ipynb #27978244
@@ -371,7 +371,7 @@ def _require_classes(folder, listing):
     hint = _inner_classes(folder, df.path)
     raise DataError(f'{folder}: only one class ({df.label[0]}); give at least two{hint}')
 
-# %% ../nbs/01_dataset.ipynb #f44469de
+# %% ../nbs/01_dataset.ipynb #e24dfcd5
 def _list_classes(folder):
     listing = _list_folder(folder)
     _require_classes(folder, listing)
@@ -450,7 +450,7 @@ def _not_in(df, other): return df[~df.path.isin(set(other.path))]
 
 def _gone(folder, paths): return [p for p in paths if not os.path.isfile(_expand(folder)/p)]
 
-# %% ../nbs/01_dataset.ipynb #87c3652e
+# %% ../nbs/01_dataset.ipynb #85f035db
 def _changes(folder, photos, splits):
     new = _not_in(photos, splits)
     gone = _gone(folder, _not_in(splits, photos).path)
@@ -901,7 +901,7 @@ def _rows_to_validate(train, seed):
     if valid: return valid
     raise DataError('too few product groups in each fold; use fewer folds')
 
-# %% ../nbs/01_dataset.ipynb #9f8ddd0b
+# %% ../nbs/01_dataset.ipynb #4fac961b
 def _with_test_fold(splits, test, seed):
     fold = splits.assign(split='train')
     fold.loc[test, 'split'] = 'test'

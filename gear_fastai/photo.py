@@ -118,8 +118,7 @@ def _open_file(f):
 # %% ../nbs/00_photo.ipynb #53ce8795
 def _may_list(folder):
     "Check whether you have permission to list `folder`"
-    as_effective_user = os.access in os.supports_effective_ids
-    return os.access(folder, os.R_OK | os.X_OK, effective_ids=as_effective_user)
+    return os.access(folder, os.R_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
 
 def _folder_problem(path):
     if _may_list(path): return 'is a folder; pass a photo, or use `predict_folder`'
@@ -259,7 +258,7 @@ def _exif(im):
     exif = im.info.get('exif')
     return exif if isinstance(exif, bytes) else _exif_text(im.info)
 
-# %% ../nbs/00_photo.ipynb #ed87af74
+# %% ../nbs/00_photo.ipynb #c63f4277
 def _tag(tags):
     "Return the orientation in a dictionary of tags; there may be none, or malformed ones"
     with suppress(Exception): return tags.get(_ORIENTATION)
@@ -323,7 +322,7 @@ def _changes_colors(transform, mode):
     changes = ImageChops.difference(transform.apply(before), before.convert('RGB'))
     return np.asarray(changes).max() > 2  # visible
 
-# %% ../nbs/00_photo.ipynb #247c89d3
+# %% ../nbs/00_photo.ipynb #3bf108f8
 _PROFILE_MODES = {'GRAY': 'L', 'RGB': 'RGB', 'CMYK': 'CMYK'}
 
 def _mode_and_transform(profile):
