@@ -44,7 +44,7 @@ def _log_uniform(n, low, high):
 
 # %% ../nbs/00b_augment.ipynb #f56e3978
 def _affine(angle, across, down, shift_x, shift_y):
-    "Return matrices that scale, rotate and shift, (N, 2, 3)"
+    "Return affine matrices, (N, 2, 3)"
     cos = angle.cos()
     sin = angle.sin()
     rows = [cos*across, -sin*down, shift_x, sin*across, cos*down, shift_y]
@@ -97,16 +97,21 @@ def _color_matrices(angle, saturation):
 
 # %% ../nbs/00b_augment.ipynb #57cf55e7
 @patch
+def _random_saturation(self: Augment, n):
+    keeps_color = torch.rand(n) >= self.grayscale_p
+    return (1 + _uniform(n, self.saturation))*keeps_color
+
+@patch
 def _random_color_matrices(self: Augment, n):
     angle = _uniform(n, self.hue)*math.pi
-    keeps_color = torch.rand(n) >= self.grayscale_p
-    saturation = (1 + _uniform(n, self.saturation))*keeps_color
+    saturation = self._random_saturation(n)
     contrast = 1 + _uniform(n, self.contrast)
     return _color_matrices(angle, saturation)*contrast[:, None, None]
 
+# %% ../nbs/00b_augment.ipynb #dd4ffed5
 @patch
 def _recolor(self: Augment, negative):
-    "Turn negatives into photos with a random hue, saturation and contrast"
+    "Turn negatives into photos with random colors"
     matrices = self._random_color_matrices(len(negative)).to(negative.device)
     return (1 - matrices @ negative.flatten(2)).clamp(0, 1).view_as(negative)
 

@@ -92,8 +92,8 @@ class PhotoCache:
         self.folder = Path(folder or cache_folder()).expanduser()
         self.limit = cache_limit() if limit is None else limit
         self.row = {path: i for i, path in enumerate(self.paths)}
-        n_kept = min(len(self.paths), self.limit // (3*size*size))
-        self.shape = (n_kept, size, size, 3)
+        self.kept = min(len(self.paths), self.limit // (3*size*size))  # the first of `paths`
+        self.shape = (self.kept, size, size, 3)
         self.stamps = self._stamps()
         self.stale = np.zeros(len(self.paths), bool)
         self._load()
@@ -102,11 +102,6 @@ class PhotoCache:
         return np.array([_stamp(path) for path in self.paths], np.int64).reshape(-1, 3)
 
 # %% ../nbs/00a_cache.ipynb #6790fa50
-@patch(as_prop=True)
-def kept(self: PhotoCache) -> int:
-    "Number of photos whose pixels are kept: the first of `paths`"
-    return self.shape[0]
-
 @patch(as_prop=True)
 def file(self: PhotoCache) -> Path:
     "The file that holds the pixels"
@@ -134,14 +129,13 @@ def _decode(self: PhotoCache, rows, **kwargs):
 def _chunks(n): return [slice(start, min(start + 256, n)) for start in range(0, n, 256)]
 
 # %% ../nbs/00a_cache.ipynb #e34dfa1d
+_PROGRESS = dict(desc='decoding', unit='photo', unit_scale=256, delay=5, disable=None, leave=False)
+
 @patch
 def _decode_all(self: PhotoCache):
-    "Yield the pixels of all photos that are kept, in chunks; show a progress bar if it takes long"
-    with tqdm(total=self.kept, desc='decoding', unit='photo', delay=5, disable=None, leave=False) as bar:
-        for chunk in _chunks(self.kept):
-            pixels = self._decode(range(self.kept)[chunk], black_if_unreadable=True)
-            yield pixels
-            bar.update(len(pixels))
+    "Yield the pixels of all photos that are kept, in chunks"
+    for chunk in tqdm(_chunks(self.kept), **_PROGRESS):
+        yield self._decode(range(self.kept)[chunk], black_if_unreadable=True)
 
 # %% ../nbs/00a_cache.ipynb #e9258241
 @patch
@@ -156,8 +150,10 @@ def _write(self: PhotoCache):
 
 # %% ../nbs/00a_cache.ipynb #63f38a73
 @patch
-def _write_and_read(self: PhotoCache):
-    "Write the file of pixels and map it into memory; warn and return None if that fails"
+def _from_disk(self: PhotoCache):
+    "Map the file of pixels into memory; write it if necessary; warn and return None if that fails"
+    pixels = _read_pixels(self.file, self.shape)
+    if pixels is not None: return pixels
     try:
         self.folder.mkdir(parents=True, exist_ok=True)
         _remove_oldest(self.folder, self.limit - math.prod(self.shape))
@@ -178,11 +174,14 @@ def _in_memory(self: PhotoCache):
 # %% ../nbs/00a_cache.ipynb #03375f38
 @patch
 def _load(self: PhotoCache):
-    "Map the file of pixels into memory; write it first if there is none"
-    self.pixels = None
-    if self.kept: self.pixels = _read_pixels(self.file, self.shape)
-    if self.kept and self.pixels is None: self.pixels = self._write_and_read()
+    "Find or decode the pixels"
+    self.pixels = self._from_disk() if self.kept else None
     if self.pixels is None: self.pixels = self._in_memory()
+    self._mark_unread()
+
+@patch
+def _mark_unread(self: PhotoCache):
+    "Mark the photos to decode at each use"
     self.unread = np.ones(len(self.paths), bool)
     for chunk in _chunks(self.kept):
         self.unread[chunk] = ~self.pixels[chunk].any((1, 2, 3))  # a black photo may be unreadable

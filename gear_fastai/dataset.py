@@ -20,6 +20,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from sklearn.model_selection import StratifiedGroupKFold
 from tqdm.auto import tqdm
+from .files import atomic_write
 from .photo import _folders, _is_ours, describe_skipped, letterbox, list_photos
 from .photo import open_photo, PhotoError, upright_size
 
@@ -51,16 +52,22 @@ def shell_command(
     words = ['gear-fastai', *map(str, words)]
     return subprocess.list2cmdline(words) if os.name == 'nt' else shlex.join(words)
 
+# %% ../nbs/01_dataset.ipynb #ab27f0f9
+def _add_command(folder): return shell_command('data', 'split', folder, '--add')
+
 # %% ../nbs/01_dataset.ipynb #27978244
 def _expand(path): return Path(os.path.expanduser(path))
 
 # %% ../nbs/01_dataset.ipynb #9f54f465
+def _file_problem(file):
+    if not zipfile.is_zipfile(file): return 'is a file; give a folder'
+    command = shell_command('data', 'fetch', os.path.splitext(file)[0], '--url', file)
+    return f'is a zip archive; unpack it first: {command}'
+
 def _check_folder(folder):
     if os.path.isdir(folder): return
-    if not os.path.isfile(folder): raise DataError(f'{folder}: no such folder')
-    if not zipfile.is_zipfile(folder): raise DataError(f'{folder}: is a file; give a folder')
-    command = shell_command('data', 'fetch', os.path.splitext(folder)[0], '--url', folder)
-    raise DataError(f'{folder}: is a zip archive; unpack it first: {command}')
+    problem = _file_problem(folder) if os.path.isfile(folder) else 'no such folder'
+    raise DataError(f'{folder}: {problem}')
 
 # %% ../nbs/01_dataset.ipynb #baeb0db3
 @lru_cache(None)
@@ -129,29 +136,25 @@ def _checked_groups(column):
     return pd.factorize(_strings(None if name == '-1' else name for name in names))[0]
 
 # %% ../nbs/01_dataset.ipynb #a2786d55
-def _checked_splits(column, name):
-    texts = [text.strip() for text in _texts(column)]
-    unknown = [text for text in texts if text and not _split_name(text)]
-    if unknown: raise DataError(f"{name}: split '{unknown[0]}'; use train, valid or test")
-    return [text and _split_name(text) for text in texts]
+def _checked_split(text, name):
+    if not text.strip(): return ''
+    if split := _split_name(text): return split
+    raise DataError(f"{name}: split '{text.strip()}'; use train, valid or test")
 
 # %% ../nbs/01_dataset.ipynb #651a6839
 def _named_columns(table, name):
     df = table.rename(columns=lambda c: str(c).strip().lower()).reset_index(drop=True)
     df = df.drop(columns=[c for c in set(df.columns) if not c or c.startswith('unnamed:')])
-    repeated = df.columns[df.columns.duplicated()]
     missing = [c for c in ('path', 'label') if c not in df]
-    if len(repeated): raise DataError(f"{name}: has two columns '{repeated[0]}'")
+    for c in df.columns[df.columns.duplicated()]: raise DataError(f"{name}: has two columns '{c}'")
     if missing: raise DataError(f'{name}: has no column {", ".join(missing)}; path and label are needed')
     if df.empty: raise DataError(f'{name}: lists no photos')
     return df
 
 # %% ../nbs/01_dataset.ipynb #c7b1d973
 def _check_rows(df, name):
-    unlabeled = df.path[df.label == ''].tolist()
-    repeated = df.path[df.path.duplicated()].tolist()
-    if unlabeled: raise DataError(f'{name}: {unlabeled[0]} has no label')
-    if repeated: raise DataError(f'{name}: {repeated[0]} is listed twice')
+    for path in df.path[df.label == '']: raise DataError(f'{name}: {path} has no label')
+    for path in df.path[df.path.duplicated()]: raise DataError(f'{name}: {path} is listed twice')
 
 # %% ../nbs/01_dataset.ipynb #42a9f3a2
 def _checked(table, name):
@@ -161,7 +164,7 @@ def _checked(table, name):
     df['label'] = list(map(_class_name, _texts(df.label)))
     _check_rows(df, name)
     df['group'] = _checked_groups(df.group) if 'group' in df else -1
-    df['split'] = _checked_splits(df.split, name) if 'split' in df else ''
+    df['split'] = [_checked_split(x, name) for x in _texts(df.split)] if 'split' in df else ''
     first = ['path', 'label', 'group', 'split']
     return df[[*first, *(c for c in df if c not in first)]]
 
@@ -172,8 +175,7 @@ def _is_complete(df): return bool((df.split != '').all() and (df.group >= 0).all
 def _require_complete(df, name, folder):
     if _is_complete(df): return df
     column = 'split' if (df.split == '').any() else 'group'
-    command = shell_command('data', 'split', folder, '--add')
-    raise DataError(f'{name}: some photos have no {column} yet; complete it with: {command}')
+    raise DataError(f'{name}: some photos have no {column} yet; complete it with: {_add_command(folder)}')
 
 # %% ../nbs/01_dataset.ipynb #99e2f739
 def _resized(row, n, file):
@@ -192,11 +194,13 @@ def _rows(file):
     return header, [_resized(row, len(header), file) for row in rows]
 
 # %% ../nbs/01_dataset.ipynb #29df93b7
+def _other_forms(path):
+    in_cp1252 = path.encode('utf-8', 'surrogateescape').decode('cp1252', 'replace')
+    return [unicodedata.normalize(f, p) for f in ('NFC', 'NFD') for p in (path, in_cp1252)]
+
 def _as_on_disk(path, folder):
     if path.isascii() or os.path.isfile(folder/path): return path
-    in_cp1252 = path.encode('utf-8', 'surrogateescape').decode('cp1252', 'replace')
-    forms = [unicodedata.normalize(f, p) for f in ('NFC', 'NFD') for p in (path, in_cp1252)]
-    return next((p for p in forms if os.path.isfile(folder/p)), path)
+    return next((p for p in _other_forms(path) if os.path.isfile(folder/p)), path)
 
 # %% ../nbs/01_dataset.ipynb #b3b8481c
 def _read_table(file):
@@ -226,9 +230,8 @@ def read_splits(
 def _new_manifest(folder, force):
     path = _expand(folder)/MANIFEST
     if force or not path.exists(): return path
-    command = shell_command('data', 'split', folder, '--add')
-    raise DataError(f'{path}: exists, and models were trained with it. Add new photos with: '
-                    f'{command}. Or replace it with --force')
+    how = f'add photos with: {_add_command(folder)}; --force replaces it'
+    raise DataError(f'{path}: exists; models were trained with it; {how}')
 
 # %% ../nbs/01_dataset.ipynb #4fea23a4
 def write_splits(
@@ -239,12 +242,7 @@ def write_splits(
     "Write a manifest; raise `DataError` if it exists or `read_splits` could not read it"
     path = _new_manifest(folder, force)
     df = _require_complete(_checked(splits, path), path, folder)
-    temporary = path.with_name(f'.{MANIFEST}.{os.getpid()}')
-    try:
-        df.to_csv(temporary, index=False, errors='surrogateescape')
-        os.replace(temporary, path)
-    except OSError as e: raise OSError(e.errno, e.strerror, str(path)) from None
-    finally: temporary.unlink(missing_ok=True)
+    with atomic_write(path) as tmp: df.to_csv(tmp, index=False, errors='surrogateescape')
     return path
 
 # %% ../nbs/01_dataset.ipynb #3364968a
@@ -373,15 +371,19 @@ def _require_classes(folder, listing):
     hint = _inner_classes(folder, df.path)
     raise DataError(f'{folder}: only one class ({df.label[0]}); give at least two{hint}')
 
+# %% ../nbs/01_dataset.ipynb #e24dfcd5
+def _list_classes(folder):
+    listing = _list_folder(folder)
+    _require_classes(folder, listing)
+    _warn_notes(folder, listing)
+    return listing
+
 # %% ../nbs/01_dataset.ipynb #05b38fe5
 def list_dataset(
     folder,  # one sub-folder per class
-) -> pd.DataFrame:  # path (relative, with forward slashes), label; split, if the folder comes split
-    "List the photos of a dataset; raise `DataError` if there are fewer than two classes"
-    listing = _list_folder(folder)
-    df = _require_classes(folder, listing)
-    _warn_notes(folder, listing)
-    return df
+) -> pd.DataFrame:  # path (relative, with `/`), label; split, if the folder has one
+    "List the photos of a dataset; raise `DataError` for fewer than two classes"
+    return _list_classes(folder).photos
 
 # %% ../nbs/01_dataset.ipynb #2c0206b8
 def file_digest(
@@ -417,8 +419,8 @@ def _scan(df, folder, progress=False):
 def scan(
     folder,  # dataset folder
     progress: bool = False,  # show a progress bar
-) -> pd.DataFrame:  # path, label, width, height (pixels), digest, phash (64 bits), error
-    "Decode every photo of a dataset on all cores; return what audit and split need"
+) -> pd.DataFrame:  # path, label, width, height (pixels), digest, phash, error
+    "Decode all photos of a dataset"
     return _scan(list_dataset(folder), folder, progress)
 
 # %% ../nbs/01_dataset.ipynb #a0b1ed39
@@ -440,23 +442,28 @@ def __str__(self: ManifestChanges):
     if self.new: parts.append(f'{_n_photos(len(self.new))} not in {MANIFEST} ({_some(self.new)})')
     if self.classes: parts.append(f'new classes: {_some(self.classes, 10)}')
     if self.gone: parts.append(f'{_n_photos(len(self.gone))} of {MANIFEST} gone ({_some(self.gone)})')
-    command = shell_command('data', 'split', self.folder, '--add')
+    command = _add_command(self.folder)
     return _printable(f'{self.folder}: {"; ".join(parts)}; update the manifest with: {command}')
 
 # %% ../nbs/01_dataset.ipynb #8f85616e
+def _not_in(df, other): return df[~df.path.isin(set(other.path))]
+
+def _gone(folder, paths): return [p for p in paths if not os.path.isfile(_expand(folder)/p)]
+
+# %% ../nbs/01_dataset.ipynb #85f035db
 def _changes(folder, photos, splits):
-    new = photos[~photos.path.isin(set(splits.path))]
-    missing = splits.path[~splits.path.isin(set(photos.path))]
-    gone = [path for path in missing if not os.path.isfile(_expand(folder)/path)]
-    new_classes = sorted(set(new.label) - set(splits.label))
-    return ManifestChanges(str(folder), list(new.path), gone, new_classes)
+    new = _not_in(photos, splits)
+    gone = _gone(folder, _not_in(splits, photos).path)
+    classes = sorted(set(new.label) - set(splits.label))
+    return ManifestChanges(str(folder), list(new.path), gone, classes)
 
 # %% ../nbs/01_dataset.ipynb #7cc585aa
-def _drop_unreadable(folder, photos, splits):
-    new = photos[~photos.path.isin(set(splits.path))]
-    if len(new) > 1000: return photos  # decoding them would take long
-    unreadable = _scan(new, folder).error.notna()
-    return photos.drop(new.index[unreadable.to_numpy()])
+def _readable_changes(folder, photos, splits):
+    new = _not_in(photos, splits)
+    if len(new) <= 1000:  # not slow
+        bad = _scan(new, folder).error.notna().to_numpy()
+        photos = photos.drop(new.index[bad])
+    return _changes(folder, photos, splits)
 
 # %% ../nbs/01_dataset.ipynb #0a3a447d
 def compare_manifest(
@@ -464,8 +471,7 @@ def compare_manifest(
     splits: pd.DataFrame,  # its manifest
 ) -> ManifestChanges:
     "Return which photos are new or gone since the manifest was made"
-    photos = _list_folder(folder).photos
-    return _changes(folder, _drop_unreadable(folder, photos, splits), splits)
+    return _readable_changes(folder, _list_folder(folder).photos, splits)
 
 # %% ../nbs/01_dataset.ipynb #513b7bc9
 def _without_split(path):
@@ -499,12 +505,12 @@ def _slice_masks(n):
 
 # %% ../nbs/01_dataset.ipynb #130865ff
 def _pairs_in_runs(keys):
-    first = np.arange(len(keys))
+    i = np.arange(len(keys))
     for step in range(1, len(keys)):
-        first = first[first + step < len(keys)]
-        first = first[keys[first] == keys[first + step]]
-        if not len(first): return
-        yield first, first + step
+        i = i[i + step < len(keys)]
+        i = i[keys[i] == keys[i + step]]
+        if not len(i): return
+        yield i, i + step
 
 # %% ../nbs/01_dataset.ipynb #ddaf9a53
 def _similar(hashes, max_distance):
@@ -532,9 +538,11 @@ def _spanning_forest(pairs, n):
     return np.stack([tree.row, tree.col], axis=1)
 
 # %% ../nbs/01_dataset.ipynb #70c32160
+_NO_PAIRS = np.empty((0, 2), int)
+
 def _collect(blocks, n, max_pairs=2_000_000):
     "Distinct pairs in `blocks` of `n` photos; if too many, enough to connect the same photos"
-    kept = [np.empty((0, 2), int)]
+    kept = [_NO_PAIRS]
     n_kept = 0
     component = np.arange(n)
     for pairs in blocks:
@@ -568,7 +576,7 @@ def _pairs_within(seen, max_distance):
     hashes = seen.phash.to_numpy()
     classes = seen.groupby('label').indices.values()
     pairs = [rows[near_duplicates(hashes[rows], max_distance)] for rows in classes]
-    return np.concatenate([np.empty((0, 2), int), *pairs])
+    return np.concatenate([_NO_PAIRS, *pairs])
 
 # %% ../nbs/01_dataset.ipynb #de2aabb1
 def _pairs_across(seen, max_distance):
@@ -645,9 +653,8 @@ def _findings(self: Audit):
 
 # %% ../nbs/01_dataset.ipynb #0e5c3ad5
 def _path_pairs(seen, pairs):
-    path = list(seen.path)
-    digest = list(seen.digest)
-    return [[path[i], path[j]] for i, j in pairs if digest[i] != digest[j]]
+    digests = seen.digest.to_numpy()[pairs]
+    return seen.path.to_numpy()[pairs[digests[:, 0] != digests[:, 1]]].tolist()
 
 # %% ../nbs/01_dataset.ipynb #2966e416
 def _duplicates(seen, max_distance):
@@ -688,9 +695,9 @@ def _take(groups, size, n, wanted, most):
     "Take up to `most` groups, so that `n` photos grow to about `wanted`, and at least to one"
     taken = []
     for group in groups:
-        if len(taken) == most or n + size[group]/2 > wanted: continue
-        taken.append(group)
-        n += size[group]
+        if len(taken) < most and n + size[group]/2 <= wanted:
+            taken.append(group)
+            n += size[group]
     return taken if n else [min(groups, key=size.get)]
 
 # %% ../nbs/01_dataset.ipynb #bf64bddd
@@ -730,7 +737,7 @@ def _known(df, existing):
 
 # %% ../nbs/01_dataset.ipynb #d55c5c34
 def _first_split(df, order=_SPLITS):
-    "First split, in this order, that has a photo of the same group; '' if there is none"
+    "Return the first split of each photo's group, or ''"
     rank = df.split.map({name: i for i, name in enumerate(order)}).astype(float)
     return rank.groupby(df.group).transform('min').map(dict(enumerate(order))).fillna('')
 
@@ -751,19 +758,19 @@ def _keep_numbers(df):
 
 # %% ../nbs/01_dataset.ipynb #e09b185e
 def _warn_lost(folder, df, existing):
-    lost = existing[~existing.path.isin(set(df.path))]
+    lost = _not_in(existing, df)
     counts = ', '.join(f'{n} {split}' for split, n in lost.split.value_counts().items())
     if len(lost):
         _warn(folder, f'gone or unreadable, and no longer in {MANIFEST}: {counts} '
                       f'({_some(list(lost.path))})')
 
 # %% ../nbs/01_dataset.ipynb #ada0ceba
+_LEAK = 'show the same product as one in train or look almost identical; results will be too good'
+
 def _warn_leaks(folder, df):
-    trained = df.group.isin(set(df.group[df.split == 'train']))
-    leaks = list(df.path[df.split.isin(['valid', 'test']) & trained])
-    if leaks:
-        _warn(folder, f'{_n_photos(len(leaks))} of valid and test ({_some(leaks)}) show the same product as '
-                      'one in train, or look almost identical; results will be too good')
+    in_train = df.split == 'train'
+    leaks = list(df.path[~in_train & df.group.isin(df.group[in_train])])
+    if leaks: _warn(folder, f'{_n_photos(len(leaks))} of valid and test ({_some(leaks)}) {_LEAK}')
 
 # %% ../nbs/01_dataset.ipynb #d243531e
 _TOO_FEW = "too few photos or product groups"
@@ -834,8 +841,7 @@ def split_dataset(
     comes_split = 'split' in df and (df.split != 'train').any()
     splits = _SPLITS[:2] if comes_split else _SPLITS  # the folder has its test photos
     df = _known(df, existing)
-    df['group'] = product_groups(df, max_distance)
-    df['group'] = _join_old_groups(df)
+    df['group'] = _join_old_groups(df.assign(group=product_groups(df, max_distance)))
     if method == 'grouped': df['split'] = df.split.where(df.split != '', _first_split(df, splits))
     fractions = dict(test=0 if comes_split else test, valid=valid)
     df['split'] = _assign_all(df, method, fractions, seed)
@@ -850,8 +856,7 @@ def _present(folder, splits):
     "Drop the photos of a manifest that are gone; warn of all changes"
     listing = _list_folder(folder)
     _warn_notes(folder, listing)
-    photos = _drop_unreadable(folder, listing.photos, splits)
-    changes = _changes(folder, photos, splits)
+    changes = _readable_changes(folder, listing.photos, splits)
     if len(changes.gone) == len(splits): raise DataError(str(changes))
     if changes: warnings.warn(str(changes))
     here = ~splits.path.isin(changes.gone) & (splits.label != NONE)
@@ -884,21 +889,23 @@ def ensure_splits(
 def _grouped_folds(df, n, seed):
     "Row labels of `n` stratified folds that keep groups together"
     folds = StratifiedGroupKFold(n, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='The least populated class')
+    with warnings.catch_warnings(action='ignore', category=UserWarning):  # of small classes
         return [df.index[held_out] for _, held_out in folds.split(df, df.label, df.group)]
 
 # %% ../nbs/01_dataset.ipynb #9023052a
-def _with_test_fold(splits, test, seed):
-    "`splits` with the rows `test` as test split, and a part of the others for validation"
-    fold = splits.assign(split='train')
-    fold.loc[test, 'split'] = 'test'
-    train = fold[fold.split == 'train']
+def _rows_to_validate(train, seed):
     n_parts = max(2, min(12, train.label.value_counts().min()))
     valid = _grouped_folds(train, n_parts, seed)[0]
     still_trained = set(train.label[train.index.difference(valid)])
     valid = [row for row in valid if train.label[row] in still_trained]  # an only group trains
-    if not valid: raise DataError('too few product groups in each fold; use fewer folds')
+    if valid: return valid
+    raise DataError('too few product groups in each fold; use fewer folds')
+
+# %% ../nbs/01_dataset.ipynb #4fac961b
+def _with_test_fold(splits, test, seed):
+    fold = splits.assign(split='train')
+    fold.loc[test, 'split'] = 'test'
+    valid = _rows_to_validate(fold[fold.split == 'train'], seed)
     fold.loc[valid, 'split'] = 'valid'
     return fold
 

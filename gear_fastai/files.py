@@ -20,11 +20,15 @@ def fsync_file(
 # %% ../nbs/00e_files.ipynb #bfdfcd61
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
-def _disk_error(e):
-    "The `OSError` of a full or broken disk behind exception `e`; None if `e` has another cause"
+def _cause(e):
+    "Return the `OSError` behind an exception"
     number = re.search(r'\(os error (\d+)\)', str(e))
-    if number: e = OSError(int(number[1]), os.strerror(int(number[1])))
-    if not isinstance(e, OSError): e = e.__context__
+    if number: return OSError(int(number[1]), os.strerror(int(number[1])))
+    return e if isinstance(e, OSError) else e.__context__
+
+def _disk_error(e):
+    "Return the `OSError` of a full or broken disk behind `e`, or None"
+    e = _cause(e)
     return e if isinstance(e, OSError) and e.errno in _DISK_ERRORS else None
 
 # %% ../nbs/00e_files.ipynb #06b0387d

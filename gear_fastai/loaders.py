@@ -14,8 +14,8 @@ from fastai.vision.all import *
 from .photo import list_photos, to_array
 from .cache import PhotoCache
 from .augment import Augment
-from .dataset import _check_folder, _expand, _n_photos, DataError, ensure_splits
-from .dataset import ManifestChanges, shell_command
+from .dataset import _add_command, _check_folder, _expand, _gone, _n_photos, DataError
+from .dataset import ensure_splits, ManifestChanges
 
 # %% ../nbs/01b_loaders.ipynb #6e27b3e8
 class PhotoTransform(Transform):
@@ -34,9 +34,9 @@ class PhotoTransform(Transform):
     def row(self,
         photo,  # anything `open_photo` accepts
     ) -> int:
-        "Return the row of a photo in the cache, else None"
-        is_path = isinstance(photo, (str, os.PathLike))
-        return self.cache.row.get(os.fspath(photo)) if self.cache and is_path else None
+        "Return a photo's row in the cache, else None"
+        if self.cache and isinstance(photo, (str, os.PathLike)):
+            return self.cache.row.get(os.fspath(photo))
 
     def encodes(self, photo):
         row = self.row(photo)
@@ -56,11 +56,10 @@ class PhotoDL(TfmdDL):
 # %% ../nbs/01b_loaders.ipynb #3d5b298b
 @patch
 def _cached(self: PhotoDL):
-    "Return the cache and the row of each item in it; None if batches can't come from the cache"
-    transform = self._photo_transform()
-    if transform is None: return
-    rows = [transform.row(photo) for photo in self.dataset.tls[0].items]
-    return None if None in rows else (transform.cache, np.array(rows))
+    "Return the cache and its rows, or None"
+    if (transform := self._photo_transform()) is None: return
+    rows = list(map(transform.row, self.dataset.tls[0].items))
+    if None not in rows: return transform.cache, np.array(rows)
 
 # %% ../nbs/01b_loaders.ipynb #f9f1ea32
 @patch
@@ -157,15 +156,12 @@ def photo_datablock(
 # %% ../nbs/01b_loaders.ipynb #d516df7f
 def _without_gone(folder, splits):
     "Drop photos of train and valid that are gone; raise `DataError` if no others are left"
-    used = splits.path[splits.split != 'test']
-    gone = [path for path in used if not os.path.isfile(folder/path)]
+    gone = _gone(folder, splits.path[splits.split != 'test'])
     if gone: warnings.warn(str(ManifestChanges(str(folder), [], gone, [])))
     splits = splits[~splits.path.isin(set(gone))].reset_index(drop=True)
-    for name in ('train', 'valid'):
-        if (splits.split == name).any(): continue
-        command = shell_command('data', 'split', folder, '--add')
-        why = f', {_n_photos(len(gone))} are missing; update it with: {command}' if gone else ''
-        raise DataError(f'{folder}: no photos in the {name} split{why}')
+    for name in sorted({'train', 'valid'} - set(splits.split)):
+        hint = f', {_n_photos(len(gone))} are missing; update it with: {_add_command(folder)}'
+        raise DataError(f'{folder}: no photos in the {name} split{hint if gone else ""}')
     return splits
 
 # %% ../nbs/01b_loaders.ipynb #fc4111f0

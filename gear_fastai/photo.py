@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache
 from pathlib import Path
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageChops, ImageCms, ImageFile
 # the plugins for `FORMATS`
 from PIL import AvifImagePlugin, BmpImagePlugin, GifImagePlugin, JpegImagePlugin
 from PIL import PngImagePlugin, TiffImagePlugin, WebPImagePlugin
@@ -38,26 +38,29 @@ def _scale(values, white):
     return (values.astype(np.float32)*(255/white) + .5).astype(np.uint8)
 
 def _check_floats(a):
+    if a.dtype.kind != 'f': raise PhotoError('pass uint8, or float in [0, 1]')
     if a.min() >= 0 and a.max() <= 1: return
     raise PhotoError(f'floats must lie in [0, 1]; these range from {a.min():.3g} to {a.max():.3g}')
 
 # %% ../nbs/00_photo.ipynb #cbb0ee01
 def _to_uint8(a):
-    "Return an array of bool, uint8, uint16, or float in [0, 1] as uint8"
+    "Return bool, uint8, uint16, or float in [0, 1] as uint8"
     if a.dtype == np.uint8: return a
     if a.dtype == bool: return a*np.uint8(255)
     if a.dtype == np.uint16: return _scale(a, 65535)
-    if a.dtype.kind != 'f': raise PhotoError('pass uint8, or float in [0, 1]')
     _check_floats(a)
     return _scale(a, 1)
 
 # %% ../nbs/00_photo.ipynb #49a8be01
+def _check_shape(a):
+    channels = a.shape[2] if a.ndim == 3 else 1
+    if a.size and a.ndim in (2, 3) and channels in (1, 3, 4): return
+    raise PhotoError('pass (H, W), (H, W, 3) or (H, W, 4)')
+
 def _from_array(a):
     "Return an array (H, W[, 1/3/4]) as a PIL image"
+    _check_shape(a)
     if a.ndim == 3 and a.shape[2] == 1: a = a[..., 0]
-    channels = a.shape[2] if a.ndim == 3 else 1
-    if a.size == 0 or a.ndim not in (2, 3) or channels not in (1, 3, 4):
-        raise PhotoError('pass (H, W), (H, W, 3) or (H, W, 4)')
     return Image.fromarray(np.ascontiguousarray(_to_uint8(a)))
 
 # %% ../nbs/00_photo.ipynb #3395537a
@@ -90,8 +93,7 @@ class _PlainJpeg(JpegImagePlugin.JpegImageFile):
 # %% ../nbs/00_photo.ipynb #a0aa7dde
 def _blank_exif(avif):
     "Return an AVIF file with empty EXIF data"
-    from PIL import _avif
-    exif = _avif.AvifDecoder(avif, 'auto', 1).get_info()[4].removeprefix(b'Exif\0\0')
+    exif = AvifImagePlugin._avif.AvifDecoder(avif, 'auto', 1).get_info()[4].removeprefix(b'Exif\0\0')
     return avif.replace(exif, b'II*\0\x08\0\0\0\0\0'.ljust(len(exif), b'\0'), 1)
 
 def _open_without_exif(raw):
@@ -116,8 +118,7 @@ def _open_file(f):
 # %% ../nbs/00_photo.ipynb #53ce8795
 def _may_list(folder):
     "Check whether you have permission to list `folder`"
-    as_effective_user = os.access in os.supports_effective_ids
-    return os.access(folder, os.R_OK | os.X_OK, effective_ids=as_effective_user)
+    return os.access(folder, os.R_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
 
 def _folder_problem(path):
     if _may_list(path): return 'is a folder; pass a photo, or use `predict_folder`'
@@ -170,23 +171,26 @@ def _own(im):
 
 # %% ../nbs/00_photo.ipynb #ecb4b2a4
 def _white_level(mode, largest):
-    "Return the value of white, given an image's mode and largest value"
+    "Return the value of white"
     if mode.startswith('I;16'): return 65535
     usual = (1, 255, 65535) if mode == 'F' else (255, 65535)
     return next((level for level in usual if largest <= level), largest)
 
 # %% ../nbs/00_photo.ipynb #e680fa22
+def _check_values(values):
+    if np.isfinite(values).all() and values.min() >= 0: return
+    raise PhotoError('some pixel values are negative, infinite or NaN')
+
 def _to_8bit(im):
-    "Scale a 16- or 32-bit grayscale image to 8 bits, and return other images as they are"
+    "Scale a 16- or 32-bit grayscale image to 8 bits"
     if im.mode[0] not in 'IF': return im
     values = np.asarray(im)
-    if not (np.isfinite(values).all() and values.min() >= 0):
-        raise PhotoError('some pixel values are negative, infinite or NaN')
+    _check_values(values)
     return Image.fromarray(_scale(values, _white_level(im.mode, values.max())))
 
 # %% ../nbs/00_photo.ipynb #f8c94f77
 def _on_white(im):
-    "Return `im` as RGB on white"
+    "Convert to RGB on white"
     if not (im.has_transparency_data or im.mode in ('La', 'RGBa')): return im.convert('RGB')
     im = im.convert('RGBA')
     white = Image.new('RGB', im.size, 'white')
@@ -195,7 +199,6 @@ def _on_white(im):
 
 # %% ../nbs/00_photo.ipynb #b4ec4331
 _ORIENTATION = 0x0112
-_ASCII = 2
 # EXIF types as format characters of `struct`; two characters are a fraction
 _NUMBERS = {1: 'B', 3: 'H', 4: 'L', 5: 'LL', 6: 'b', 8: 'h', 9: 'l', 10: 'll',
             11: 'f', 12: 'd', 13: 'L', 16: 'Q'}
@@ -210,15 +213,15 @@ def _entries(tiff, order):
 
 # %% ../nbs/00_photo.ipynb #d5d2f7f6
 def _valid_orientation(value):
-    "Return `value` as an orientation, 1 to 8, or 0 if it is invalid"
+    "Return an orientation, 1 to 8, or 0 if invalid"
     if isinstance(value, (bytes, tuple)): value = next(iter(value), 0)
-    try: number = float(value)
-    except (TypeError, ValueError, ZeroDivisionError): return 0
-    return int(number) if number in range(1, 9) else 0
+    with suppress(Exception):
+        if float(value) in range(1, 9): return int(float(value))
+    return 0
 
 def _entry_value(tiff, order, kind, count, at):
     "Return the first value of an entry, text or a number"
-    if kind == _ASCII: return tiff[at:at + min(count, 4)].strip(b'\0 ').decode('latin-1')
+    if kind == 2: return tiff[at:at + min(count, 4)].strip(b'\0 ').decode('latin-1')  # text
     numbers = order + _NUMBERS.get(kind, 'B')
     needs_pointer = count*struct.calcsize(numbers) > 4
     if needs_pointer: at = struct.unpack_from(order + 'L', tiff, at)[0]
@@ -243,14 +246,19 @@ def _exif_orientation(exif):
     return found
 
 # %% ../nbs/00_photo.ipynb #43e0797b
-def _exif(im):
-    "Return the raw EXIF data of an image"
-    if isinstance(exif := im.info.get('exif'), bytes): return exif
-    for key in ('Raw profile type exif', 'Raw profile type APP1'):  # hexadecimal text in a PNG
-        with suppress(KeyError, AttributeError, ValueError):
-            return bytes.fromhex(''.join(im.info[key].split('\n')[3:]))
+def _exif_text(info):
+    "Return EXIF data that a PNG holds as hex text"
+    for key in ('Raw profile type exif', 'Raw profile type APP1'):
+        with suppress(Exception):
+            return bytes.fromhex(''.join(info[key].split('\n')[3:]))
     return b''
 
+def _exif(im):
+    "Return the raw EXIF data of an image"
+    exif = im.info.get('exif')
+    return exif if isinstance(exif, bytes) else _exif_text(im.info)
+
+# %% ../nbs/00_photo.ipynb #c63f4277
 def _tag(tags):
     "Return the orientation in a dictionary of tags; there may be none, or malformed ones"
     with suppress(Exception): return tags.get(_ORIENTATION)
@@ -303,28 +311,33 @@ def _upright(im):
     return im if transpose is None else im.transpose(transpose)
 
 # %% ../nbs/00_photo.ipynb #24901f96
+def _color_grid():
+    "Return an image of 216 colors"
+    grid = np.indices((6, 6, 6)).reshape(3, 36, 6).transpose(1, 2, 0)*51  # 0 to 255
+    return Image.fromarray(grid.astype(np.uint8))
+
 def _changes_colors(transform, mode):
-    "Check on a grid of colors whether a transform changes any of them visibly"
-    levels = np.linspace(0, 255, 6).astype(np.uint8)
-    grid = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(36, 6, 3)
-    before = Image.fromarray(grid).convert(mode)
-    after = np.asarray(transform.apply(before)).astype(int)
-    return np.abs(after - np.asarray(before.convert('RGB'))).max() > 2
+    if mode == 'CMYK': return True
+    before = _color_grid().convert(mode)
+    changes = ImageChops.difference(transform.apply(before), before.convert('RGB'))
+    return np.asarray(changes).max() > 2  # visible
+
+# %% ../nbs/00_photo.ipynb #3bf108f8
+_PROFILE_MODES = {'GRAY': 'L', 'RGB': 'RGB', 'CMYK': 'CMYK'}
 
 def _mode_and_transform(profile):
-    from PIL import ImageCms  # rarely needed
     source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    mode = {'GRAY': 'L', 'RGB': 'RGB', 'CMYK': 'CMYK'}[source.profile.xcolor_space.strip()]
+    mode = _PROFILE_MODES[source.profile.xcolor_space.strip()]
     return mode, ImageCms.buildTransform(source, ImageCms.createProfile('sRGB'), mode, 'RGB')
 
 # %% ../nbs/00_photo.ipynb #98f65753
 @lru_cache(maxsize=16)
 def _to_srgb(profile):
-    "Return the mode of an ICC profile, and its transform to sRGB or None"
+    "Return a profile's mode and transform to sRGB, or None"
     try:
         mode, transform = _mode_and_transform(profile)
-        return mode, transform if mode == 'CMYK' or _changes_colors(transform, mode) else None
-    except Exception: return None, None  # a broken profile
+        return mode, transform if _changes_colors(transform, mode) else None
+    except Exception: return None, None  # broken
 
 # %% ../nbs/00_photo.ipynb #7cc052db
 def _shrunk(im, size):
@@ -334,7 +347,6 @@ def _shrunk(im, size):
 
 def _from_lab(im):
     "Convert a LAB image to RGB"
-    from PIL import ImageCms
     lab = ImageCms.createProfile('LAB')
     return ImageCms.profileToProfile(im, lab, ImageCms.createProfile('sRGB'), outputMode='RGB')
 
@@ -348,8 +360,7 @@ def _profile_matches(profile_mode, mode):
 def _rgb(im, size=None):
     "Return `im` as sRGB on white; to save time, shrink it first if you only need `size` pixels"
     if im.mode == 'LAB': return _from_lab(im)
-    profile = im.info.get('icc_profile')
-    mode, transform = _to_srgb(profile) if profile else (None, None)
+    mode, transform = _to_srgb(im.info.get('icc_profile'))
     matches = _profile_matches(mode, im.mode)
     if im.mode != 'CMYK': im = _on_white(_to_8bit(im))
     if transform and matches: return transform.apply(_shrunk(im.convert(mode), size))
@@ -362,15 +373,18 @@ def _check_pixels(width, height):
     if width*height <= MAX_PIXELS: return
     raise PhotoError(f'too large: {width} × {height} pixels; shrink it to {MAX_PIXELS // 10**6} million pixels')
 
-def _scaled_size(im, scale): return tuple(max(1, round(side*scale)) for side in im.size)
-
 # %% ../nbs/00_photo.ipynb #05b4fc0b
+def _scaled_size(im, longer):
+    "Return the size of `im` scaled to `longer` pixels on its longer side"
+    scale = longer/max(im.size)
+    return tuple(max(1, round(side*scale)) for side in im.size)
+
 def _decode(im, size=None):
-    "Decode `im` as upright sRGB on white; a JPEG at reduced scale if you only need `size` pixels"
-    if size and im.format in ('JPEG', 'MPO'): im.draft(None, _scaled_size(im, 2*size/max(im.size)))
+    "Decode `im` as upright sRGB on white"
+    if size: im.draft(None, _scaled_size(im, 2*size))  # JPEG only
     _check_pixels(*im.size)
     rgb = _rgb(_upright(im), size)
-    rgb.info.clear()  # the orientation and the profile have been applied
+    rgb.info.clear()  # it is applied
     return rgb
 
 # %% ../nbs/00_photo.ipynb #edc01e4d
@@ -405,7 +419,7 @@ def _reason(error):
 # %% ../nbs/00_photo.ipynb #61bdcfc3
 @contextmanager
 def _photo_errors(src):
-    "Turn any error into a `PhotoError` that names `src`"
+    "Raise errors as a `PhotoError` naming `src`"
     try: yield
     except Exception as e:
         reason = _reason(e)
@@ -443,7 +457,7 @@ def letterbox(
     size: int,  # side of the result, pixels
 ) -> Image.Image:  # RGB, size × size
     "Center `im` on white without stretching or cropping"
-    fitted = _scaled_size(im, size/max(im.size))
+    fitted = _scaled_size(im, size)
     if im.size != fitted: im = im.resize(fitted, Image.Resampling.BICUBIC, reducing_gap=3.)
     if fitted == (size, size): return im
     canvas = Image.new('RGB', (size, size), 'white')
@@ -455,25 +469,28 @@ def to_array(
     src,  # anything that `open_photo` takes
     size: int,  # side of the result, pixels
 ) -> np.ndarray:  # uint8, (size, size, 3)
-    "Open and letterbox a photo: the preprocessing of all models trained here"
+    "Return the pixels of a letterboxed photo"
     return np.asarray(letterbox(open_photo(src, size), size))
 
 # %% ../nbs/00_photo.ipynb #086ed3fc
-_PADS = {'pad zeros': 'constant', 'pad border': 'edge', 'pad reflection': 'reflect'}
-FASTAI_RESIZES = ('squish', 'crop', *_PADS)  # methods of fastai's `Resize`
-
 def _crop_center(im, side):
     "Crop `im` to at most `side` pixels per side"
     left, top = (max(0, (length - side)//2) for length in im.size)
     return im.crop((left, top, min(left + side, im.width), min(top + side, im.height)))
 
+def _margins(length, side):
+    before = (side - length)//2
+    return before, side - length - before
+
 def _pad_center(im, side, mode):
     "Pad `im` to `side` pixels per side"
-    before = [(side - length)//2 for length in (im.height, im.width)]
-    after = [side - length - pad for length, pad in zip((im.height, im.width), before)]
-    return Image.fromarray(np.pad(np.asarray(im), (*zip(before, after), (0, 0)), mode=mode))
+    margins = (_margins(im.height, side), _margins(im.width, side), (0, 0))
+    return Image.fromarray(np.pad(np.asarray(im), margins, mode))
 
 # %% ../nbs/00_photo.ipynb #d2e24fcb
+_PADS = {'pad zeros': 'constant', 'pad border': 'edge', 'pad reflection': 'reflect'}
+FASTAI_RESIZES = ('squish', 'crop', *_PADS)  # methods of fastai's `Resize`
+
 def fastai_resize(
     im: Image.Image,  # RGB
     size: int,  # side of the result, pixels
@@ -512,7 +529,7 @@ def thumbnail(
     size: int = 96,  # longer side, pixels
 ) -> bytes:  # of a JPEG file
     "Return a small copy of a photo for display"
-    sides = _scaled_size(im, min(1, size/max(im.size)))
+    sides = _scaled_size(im, min(size, max(im.size)))
     small = im.resize(sides, Image.Resampling.BICUBIC, reducing_gap=2.)
     small.save(buf := io.BytesIO(), 'jpeg')
     return buf.getvalue()
@@ -527,7 +544,7 @@ def _suffix(name):
     return suffix if re.fullmatch(r'\.\w{1,10}', suffix) else ''
 
 # %% ../nbs/00_photo.ipynb #75771644
-_BMP_HEADER_SIZES = (b'\x0c\0\0\0', b'\x28\0\0\0', b'\x6c\0\0\0', b'\x7c\0\0\0')
+_BMP_HEADER_SIZES = [struct.pack('<L', n) for n in (12, 40, 108, 124)]  # a text may start with BM
 
 def _first_bytes(path):
     "Return the first bytes of a file; none if it cannot be read"
@@ -537,25 +554,25 @@ def _first_bytes(path):
     except OSError: return b''
 
 def _starts_like_photo(path):
-    "Check whether the first bytes of a file are those of a supported format"
+    "Check whether a file starts like a supported format"
     start = _first_bytes(path)
-    if start.startswith(b'BM'): return start[14:18] in _BMP_HEADER_SIZES  # a text file may start with BM
-    return any(Image.OPEN[name][1](start[:16]) for name in FORMATS if name != 'BMP')
+    if start.startswith(b'BM'): return start[14:18] in _BMP_HEADER_SIZES
+    return any(Image.OPEN[name][1](start[:16]) for name in FORMATS)
 
 # %% ../nbs/00_photo.ipynb #ea79efc6
-_RAW = set('.3fr .arw .cr2 .dcr .dng .erf .fff .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef '
-           '.raw .rw2 .rwl .sr2 .srf .srw .thm'.split())
-_UNFINISHED = set('.part .partial .crdownload .download .tmp'.split())
+_RAW_OR_UNFINISHED = set('.3fr .arw .cr2 .dcr .dng .erf .fff .iiq .kdc .mef .mos .mrw .nef .nrw '
+                         '.orf .pef .raw .rw2 .rwl .sr2 .srf .srw .thm '
+                         '.part .partial .crdownload .download .tmp'.split())
 # notes, tables and settings that often lie beside photos
 _COMPANIONS = set('.csv .tsv .json .jsonl .txt .md .html .xml .yaml .yml .toml .ini .cfg .log .py '
                   '.ipynb .xmp .aae .db .info .url .lnk'.split())
 _COMPANION_NAMES = {'readme', 'license', 'licence', 'makefile', 'icon\r', '_success'}
 
 def _is_photo(path, suffixes):
-    "Check the suffix of a file, or else its first bytes"
+    "Check suffix or first bytes"
     suffix = _suffix(path.name)
     if suffix in suffixes: return True
-    if suffix in _RAW | _UNFINISHED | _COMPANIONS or not SUFFIXES <= suffixes: return False
+    if suffix in _RAW_OR_UNFINISHED | _COMPANIONS or not SUFFIXES <= suffixes: return False
     return _starts_like_photo(path)
 
 # %% ../nbs/00_photo.ipynb #aa3fe0aa
@@ -584,8 +601,7 @@ def _is_ours(root, dirs, files):
     if 'gear.json' in files: return True
     if '_plan' in dirs and os.path.isfile(os.path.join(root, '_plan', 'plan.json')): return True
     if '_SUCCESS' not in files: return False
-    with open(os.path.join(root, '_SUCCESS'), 'rb') as f:
-        return f.read(1) == b'{'  # other programs leave this file empty
+    return Path(root, '_SUCCESS').read_bytes()[:1] == b'{'  # other programs leave it empty
 
 # %% ../nbs/00_photo.ipynb #a3dcba7f
 def _visible(names, excluded):

@@ -38,12 +38,14 @@ def _families_with(letters):
     return families, letters
 
 # %% ../nbs/00c_plots.ipynb #d9e0c7ab
-def _escape(letters):
-    "Return a table for `str.translate` that replaces letters by escapes, and warn about them"
-    if not letters: return {}
+def _warn_missing(letters):
     text = ascii(''.join(map(chr, sorted(letters))))
     warnings.warn(f'no installed font has the letters {text}; '
                   'install one that has them, such as Noto Sans CJK')
+
+def _escapes(letters):
+    "Return a table for `str.translate` that replaces letters by escapes; warn about them"
+    if letters: _warn_missing(letters)
     return {letter: ascii(chr(letter))[1:-1] for letter in letters}
 
 # %% ../nbs/00c_plots.ipynb #e3e2fc45
@@ -56,7 +58,7 @@ def drawable(
     missing = frozenset(map(ord, ''.join(names))) - _default_letters() - {ord('\n')}
     if not missing: return list(names), options
     families, missing = _families_with(missing)
-    escapes = _escape(missing)
+    escapes = _escapes(missing)
     options['family'] = [*rcParams['font.family'], *families]
     return [name.translate(escapes) for name in names], options
 

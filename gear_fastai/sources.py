@@ -16,9 +16,8 @@ import pandas as pd, pooch
 from .photo import describe_skipped, list_photos, PhotoError
 from .drawing import _COLORS, _cutout, CLASSES, draw_photo
 from .dataset import _class_name, _expand, _first_split, _join_old_groups, _known
-from .dataset import _list_folder, _n_photos, _require_classes, _rows, _some
-from .dataset import _split_name, _strings, _warn, _warn_notes
-from .dataset import DataError, list_dataset, MANIFEST, split_dataset, write_splits
+from .dataset import _list_classes, _n_photos, _rows, _some, _split_name, _strings
+from .dataset import _warn, DataError, list_dataset, MANIFEST, split_dataset, write_splits
 
 # %% ../nbs/01a_sources.ipynb #72da00cc
 @contextmanager
@@ -34,10 +33,9 @@ def _speaking_of(name, temporary):
 
 # %% ../nbs/01a_sources.ipynb #8edf6a9f
 def _check_new(dest):
-    "Raise `DataError` if `dest` is not empty"
-    if dest.is_file(): raise DataError(f'{dest}: exists and is a file; choose another folder')
-    if dest.exists() and any(dest.iterdir()):
-        raise DataError(f'{dest}: exists and is not empty; choose another folder')
+    "Raise `DataError` if `dest` is a file, or not empty"
+    if dest.is_file() or dest.is_dir() and any(dest.iterdir()):
+        raise DataError(f'{dest}: exists and is not an empty folder; choose another folder')
 
 # %% ../nbs/01a_sources.ipynb #4190bbb4
 @contextmanager
@@ -54,13 +52,14 @@ def _new_folder(dest):
         new.rename(dest)
 
 # %% ../nbs/01a_sources.ipynb #b8f391d4
+def _color_codes(rng):
+    "Return the colors of a product; None stands for a product in one color"
+    if rng.random() < .25: return [None]
+    return rng.sample(list(_COLORS), rng.randint(1, 3))
+
 def _plan(products, rng):
-    "As many photos as there are `products`, each as (product, color code or None)"
-    photos = []
-    for product in products:
-        several = rng.random() >= .25
-        codes = rng.sample(list(_COLORS), rng.randint(1, 3)) if several else [None]
-        photos += [(product, code) for code in codes]
+    "Return as many photos as there are `products`, as (product, color code)"
+    photos = [(product, code) for product in products for code in _color_codes(rng)]
     return photos[:len(products)]
 
 # %% ../nbs/01a_sources.ipynb #f54b3fb0
@@ -91,11 +90,12 @@ def draw_sample(
     return dest
 
 # %% ../nbs/01a_sources.ipynb #c81bc5a8
-def _check_members(archive, members, dest, max_bytes):
-    "Raise `DataError` for paths outside of `dest`, and for more than `max_bytes`"
+def _check_size(archive, members, max_bytes):
     n_bytes = sum(m.file_size for m in members)
-    if n_bytes > max_bytes:
-        raise DataError(f'{archive}: unpacks to {n_bytes:,} bytes, more than {max_bytes:,}')
+    if n_bytes <= max_bytes: return
+    raise DataError(f'{archive}: unpacks to {n_bytes:,} bytes, more than {max_bytes:,}')
+
+def _check_paths(archive, members, dest):
     for m in members:
         if (dest/m.filename).resolve().is_relative_to(dest): continue
         raise DataError(f'{archive}: {m.filename} would be written outside the folder')
@@ -116,7 +116,8 @@ def _extract(archive, dest, max_bytes):
     try:
         with zipfile.ZipFile(archive) as z:
             members = list(_members(z))
-            _check_members(archive, members, dest, max_bytes)
+            _check_size(archive, members, max_bytes)
+            _check_paths(archive, members, dest)
             for m in members: z.extract(m, dest)
     except DataError: raise
     except _BROKEN_ZIP as e: raise DataError(f'{archive}: not a usable zip archive ({e})') from None
@@ -219,10 +220,8 @@ def _source_names(folders):
 # %% ../nbs/01a_sources.ipynb #d265baf4
 def _source_photos(folder, source):
     "List one dataset's photos, with the split and group they have there"
-    listing = _list_folder(folder)
-    df = _require_classes(folder, listing)
-    _warn_notes(folder, listing)
-    return _known(df, listing.table).assign(folder=folder, source=source)
+    listing = _list_classes(folder)
+    return _known(listing.photos, listing.table).assign(folder=folder, source=source)
 
 # %% ../nbs/01a_sources.ipynb #0154e4f2
 def _within_class(path, label):
@@ -263,9 +262,9 @@ def _relabeled(df, classes):
 
 # %% ../nbs/01a_sources.ipynb #861b8a67
 def _merged_groups(splits, df):
-    "Product groups that also keep the groups of each source together"
-    source = pd.factorize(df.source)[0]
-    old = df.old.where(df.old < 0, df.old + source*(df.old.max() + 1))
+    "Join groups of each source"
+    offset = pd.factorize(df.source)[0]*(df.old.max() + 1)
+    old = df.old.where(df.old < 0, df.old + offset)
     old_of = dict(zip(df.new, old))
     return _join_old_groups(splits.assign(old=[old_of[path] for path in splits.path]))
 
