@@ -220,7 +220,7 @@ def test_summary_of_the_command(tmp_path):
     (tmp_path/'inbox').mkdir()
     (tmp_path/'inbox/a.mov').write_bytes(b'x')
     said = CliRunner().invoke(main, ['predict', str(tmp_path/'inbox')])
-    assert said.exit_code == 1 and said.output.strip() == f"Error: {tmp_path/'inbox'}: no photos in it; left out: 1 .mov"
+    assert said.exit_code == 1 and said.output.strip() == f"Error: {tmp_path/'inbox'}: no photos in it; skipped: 1 .mov"
 
 
 # --- class names
