@@ -10,7 +10,7 @@ import contextlib, importlib.util, json, os, signal, socket, subprocess, sys, te
 import urllib.request
 from pathlib import Path
 import nbformat
-from jupyter_core.paths import jupyter_data_dir
+from jupyter_core.paths import jupyter_path
 from .inference import GearClassifier
 
 # %% ../nbs/11a_app.ipynb #21adc80b
@@ -60,16 +60,18 @@ def _write_app(folder, uploader, host, port):
 
 # %% ../nbs/11a_app.ipynb #51016e4a
 def _environment(folder):
-    "Environment variables of the server"
-    paths = [folder, os.environ.get('JUPYTER_PATH'), jupyter_data_dir()]
-    return os.environ | dict(JUPYTER_PATH=os.pathsep.join(filter(None, paths)),
-                             JUPYTER_DATA_DIR=f'{folder}/jupyter', IPYTHONDIR=f'{folder}/ipython')
+    "Variables of the server"
+    path = os.pathsep.join([folder, *jupyter_path()])
+    return os.environ | dict(JUPYTER_PATH=path, JUPYTER_DATA_DIR=f'{folder}/jupyter',
+                             IPYTHONDIR=f'{folder}/ipython')
+
+_VOILA = [sys.executable, '-m', 'voila', 'gear.ipynb']
 
 @contextlib.contextmanager
 def _running(folder, log):
     "Run Voilà in `folder`"
-    server = subprocess.Popen([sys.executable, '-m', 'voila', 'gear.ipynb'], cwd=folder,
-                              env=_environment(folder), stdout=log, stderr=log, start_new_session=True)
+    server = subprocess.Popen(_VOILA, cwd=folder, env=_environment(folder),
+                              stdout=log, stderr=log, start_new_session=True)
     try: yield server
     finally: _stop(server)
 

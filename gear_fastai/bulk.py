@@ -7,17 +7,16 @@ __all__ = ['NAME_COLUMNS', 'CatalogueError', 'GearStage', 'Scored', 'score_catal
 
 # %% ../nbs/08b_bulk.ipynb #00db6afa
 import hashlib, io, json, logging, os, re, secrets, socket, uuid, warnings
-from collections import Counter, deque
+from collections import Counter, deque, namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, ExitStack, suppress
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
-from typing import NamedTuple
+
 from unittest import mock
-from fastcore.basics import chunked, patch
+from fastcore.basics import chunked, listify, patch
 from .files import fsync_file
 from .photo import _count, _PROGRAMS, describe_skipped, list_photos, PhotoError, SUFFIXES
 from .inference import _cores, _printable, GearClassifier
@@ -33,36 +32,32 @@ def _short(e):
 # %% ../nbs/08b_bulk.ipynb #87c13ed8
 def _import_ray():
     os.environ.setdefault('RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO', '0')
-    try: import pyarrow.fs, pyarrow.parquet, ray, ray.data
+    try: import pyarrow.parquet, ray.data
     except ImportError as e:
-        raise CatalogueError(f"{e.name} is not installed; run pip install 'gear_fastai[ray]'") from None
+        raise CatalogueError(f"{e.name} is missing: pip install 'gear_fastai[ray]'") from None
     return ray
 
 # %% ../nbs/08b_bulk.ipynb #c41860e6
-class _Location(NamedTuple):
-    "A path in a file system of PyArrow"
-    store: object
-    path: str
+_Location = namedtuple('_Location', 'store path')   # a path in a file system of PyArrow
+
+def _open_store(root):
+    from pyarrow import ArrowException, fs
+    try: return _Location(*fs.FileSystem.from_uri(f'{root}/'))
+    except ArrowException as e:
+        raise CatalogueError(f'{root}: PyArrow cannot open this store ({_short(e)})') from None
 
 _buckets = {}
 
 def _bucket(root):
-    "The location of `scheme://bucket`"
-    from pyarrow import ArrowException, fs
-    if root not in _buckets:
-        try: _buckets[root] = _Location(*fs.FileSystem.from_uri(f'{root}/'))
-        except ArrowException as e:
-            raise CatalogueError(f'{root}: PyArrow cannot open this store ({_short(e)})') from None
+    if root not in _buckets: _buckets[root] = _open_store(root)
     return _buckets[root]
 
 # %% ../nbs/08b_bulk.ipynb #cd168f1b
 def _locate(place):
-    "The location of a path or an address"
-    from pyarrow import fs
-    if '://' not in place: return _Location(fs.LocalFileSystem(), place)
-    address = re.match('([^:]+://[^/]*)/?(.*)', place, re.S)
-    bucket = _bucket(address[1])
-    return _Location(bucket.store, f"{bucket.path.rstrip('/')}/{address[2]}".rstrip('/'))
+    if '://' not in place: return _bucket('file://')._replace(path=place)
+    uri = re.match('([^:]+://[^/]*)/?(.*)', place, re.S)
+    bucket = _bucket(uri[1])
+    return bucket._replace(path=f"{bucket.path.rstrip('/')}/{uri[2]}".rstrip('/'))
 
 # %% ../nbs/08b_bulk.ipynb #9714678b
 @patch
@@ -76,11 +71,14 @@ def write(self:_Location, content):
     self.store.move(f'{self.path}.tmp', self.path)
 
 @patch
-def names(self:_Location):
-    "Names in a folder; none if the folder does not exist"
+def files(self:_Location, recursive=False):
+    "Information on a folder's files; none if it is missing"
     from pyarrow import fs
-    selector = fs.FileSelector(self.path, allow_not_found=True)
-    return {f.base_name for f in self.store.get_file_info(selector)}
+    selector = fs.FileSelector(self.path, recursive=recursive, allow_not_found=True)
+    return self.store.get_file_info(selector)
+
+@patch
+def names(self:_Location): return {f.base_name for f in self.files()}
 
 @patch
 def parquet(self:_Location):
@@ -92,13 +90,10 @@ def parquet(self:_Location):
 def _is_hidden(path):
     return any(part.startswith('.') or part.lower() in _PROGRAMS for part in path.split('/'))
 
-def _files_below(at, place):
-    "Paths of all files below a location, relative to it"
-    from pyarrow import fs
-    selector = fs.FileSelector(at.path, recursive=True)
-    try: return [f.path[len(at.path):] for f in at.store.get_file_info(selector) if f.is_file]
+def _relative_paths(at, place):
+    try: return [f.path[len(at.path):] for f in at.files(recursive=True) if f.is_file]
     except UnicodeDecodeError:
-        raise CatalogueError(f'{place}: contains a file name that is not UTF-8; rename the file') from None
+        raise CatalogueError(f'{place}: a file name is not UTF-8; rename the file') from None
 
 # %% ../nbs/08b_bulk.ipynb #deb30751
 def _list_store(place, skipped=None):
@@ -108,7 +103,7 @@ def _list_store(place, skipped=None):
     if info.is_file: return [place]
     if info.type.name == 'NotFound': raise PhotoError(f'{place}: no such folder or file')
     wanted = []
-    for name in _files_below(at, place):
+    for name in _relative_paths(at, place):
         if _is_hidden(name): continue
         if os.path.splitext(name)[1].lower() in _SUFFIXES: wanted.append(place.rstrip('/') + name)
         else: _count(skipped, os.path.basename(name))
@@ -118,46 +113,48 @@ def _list_store(place, skipped=None):
 _SUFFIXES = SUFFIXES | {'.parquet'}
 
 def _list_place(place, skipped=None):
-    "Photos and Parquet files in a folder, on a disk or in a store; or the one file that `place` is"
+    "Photos and Parquet files in a folder; or `place` if it is a file"
     if '://' in place: return _list_store(place, skipped)
     return map(str, list_photos(place, _SUFFIXES, skipped)) if os.path.isdir(place) else [place]
 
 # %% ../nbs/08b_bulk.ipynb #c3d4f298
-NAME_COLUMNS = ('path', 'file_name', 'filename', 'name', 'id', 'key')  # columns that may hold the name of a photo
+NAME_COLUMNS = ('path', 'file_name', 'filename', 'name', 'id', 'key')  # may name a photo
 
 def _holds_bytes(type):
-    "Whether a column of this Arrow type may hold photos"
+    "Whether this Arrow type may hold photos"
     from pyarrow import types
     if types.is_struct(type): return any(f.name == 'bytes' and _holds_bytes(f.type) for f in type)
     return types.is_binary(type) or types.is_large_binary(type)
 
 # %% ../nbs/08b_bulk.ipynb #16d3d1ac
+def _image_column(file, schema, candidates):
+    found = [c for c in candidates if _holds_bytes(schema.field(c).type)]
+    if len(found) == 1: return found[0]
+    raise CatalogueError(f"{file}: {len(found) or 'no'} columns of bytes among "
+                         f"{', '.join(candidates)}; name one: columns=('image', None)")
+
+# %% ../nbs/08b_bulk.ipynb #3d6bb8e1
 def _find_columns(file, schema, image, name):
     "The columns with photos and with their names, where these are not given; there may be no names"
     for column in filter(None, (image, name)):
         if column not in schema.names: raise CatalogueError(f"{file}: has no column '{column}'")
-    candidates = [image] if image else schema.names
-    found = [c for c in candidates if _holds_bytes(schema.field(c).type)]
-    if len(found) != 1:
-        raise CatalogueError(f"{file}: {len(found) or 'no'} columns of bytes among {', '.join(candidates)}; "
-                             "name the one with photos, such as columns=('image', None)")
-    others = [c for c in NAME_COLUMNS if c in schema.names and c not in found]
-    return found[0], name or next(iter(others), None)
+    image = _image_column(file, schema, [image] if image else schema.names)
+    others = [c for c in NAME_COLUMNS if c in schema.names and c != image]
+    return image, name or next(iter(others), None)
 
 # %% ../nbs/08b_bulk.ipynb #14e665f8
 _ROWS = 250  # photos in a row group of the list
 _LISTED = 1_000_000  # photos in a file of the list
 
 def _write_list(place, photos):
-    "Write paths as bytes, because a path may not be valid text"
     import pyarrow as pa, pyarrow.parquet as pq
     at = _locate(place)
-    paths = pa.array([os.fsencode(photo) for photo in photos], pa.binary())
-    pq.write_table(pa.table(dict(photo=paths)), at.path, row_group_size=_ROWS, filesystem=at.store)
+    table = pa.table(dict(photo=list(map(os.fsencode, photos))))
+    pq.write_table(table, at.path, row_group_size=_ROWS, filesystem=at.store)
 
 # %% ../nbs/08b_bulk.ipynb #61f97393
 def _list_photos(places, plan):
-    "Write the paths of all photos to files in `plan`; return these files and the Parquet files found"
+    "Write the paths of all photos to files in `plan`; return these and the Parquet files"
     skipped = Counter()
     parquet = []
     lists = []
@@ -187,21 +184,21 @@ def _cut_file(file, sizes, limit):
     if sizes is None: return [dict(file, groups=None, rows=0)]
     shards = []
     for i, n in enumerate(sizes):
-        if not shards or shards[-1]['rows'] + n > limit: shards.append(dict(file, groups=[], rows=0))
+        if not shards or shards[-1]['rows'] + n > limit:
+            shards.append(dict(file, groups=[], rows=0))
         shards[-1]['groups'].append(i)
         shards[-1]['rows'] += n
     return shards
 
 # %% ../nbs/08b_bulk.ipynb #e8672ede
 def _cut(files, sizes, workers, most):
-    "Shards of all files: about eight for each worker, of `_ROWS` to `most` photos"
+    "About eight shards per worker, of `_ROWS` to `most` photos"
     n = sum(sum(s or ()) for s in sizes)
     limit = min(max(n//(8*workers), _ROWS), most)
-    return list(chain.from_iterable(_cut_file(file, s, limit) for file, s in zip(files, sizes)))
+    return list(chain(*map(_cut_file, files, sizes, repeat(limit))))
 
 # %% ../nbs/08b_bulk.ipynb #d64d47b3
 def _named(row, image, name, default):
-    "Name and content of the photo in a row"
     photo = row[image] if isinstance(row[image], dict) else dict(bytes=row[image])
     found = row[name] if name else photo.get('path')
     return default if found is None else found, photo['bytes']
@@ -221,29 +218,32 @@ def _rows(shard):
 # %% ../nbs/08b_bulk.ipynb #79b5b081
 def _schema(labels):
     import pyarrow as pa
-    text = pa.string()
-    number = pa.float32()
-    probabilities = pa.struct([(label, number) for label in labels])
-    return pa.schema(dict(path=text, label=text, confidence=number, probabilities=probabilities,
-                          similarity=number, error=text))
+    return pa.schema(dict(
+        path='string', label='string', confidence='float32',
+        probabilities=pa.struct([(label, 'float32') for label in labels]),
+        similarity='float32', error='string'))
 
 # %% ../nbs/08b_bulk.ipynb #b694d36d
+def _arrow_row(row):
+    "A prediction with valid text"
+    return row | dict(path=_printable(row['path']), error=_printable(row['error']),
+                      probabilities=row['probabilities'] or None)
+
 def _table(rows, labels):
-    "An Arrow table of predictions, which come as dicts"
+    "An Arrow table of predictions"
     import pyarrow as pa
-    rows = [row | dict(path=_printable(row['path']), error=_printable(row['error']),
-                       probabilities=row['probabilities'] or None) for row in rows]
-    return pa.Table.from_pylist(rows, _schema(labels))
+    return pa.Table.from_pylist(list(map(_arrow_row, rows)), _schema(labels))
 
 # %% ../nbs/08b_bulk.ipynb #5847200c
-def _write_rows(file, batches, format, labels):
-    "Write batches of predictions to an open file"
-    if format == 'jsonl':
-        for row in chain.from_iterable(batches): file.write(f'{json.dumps(row)}\n'.encode())
-        return
+def _write_jsonl(file, batches, labels):
+    for row in chain.from_iterable(batches): file.write(f'{json.dumps(row)}\n'.encode())
+
+def _write_parquet(file, batches, labels):
     import pyarrow.parquet as pq
     with pq.ParquetWriter(file, _schema(labels), compression='zstd') as writer:
         for rows in batches: writer.write_table(_table(rows, labels))
+
+_FORMATS = dict(parquet=_write_parquet, jsonl=_write_jsonl)
 
 # %% ../nbs/08b_bulk.ipynb #978723fc
 def _counted(batches, counts):
@@ -258,7 +258,7 @@ def _write_predictions(place, tmp, rows, format, labels):
     counts = Counter(photos=0, errors=0)
     unfinished = _locate(tmp)
     with unfinished.store.open_output_stream(unfinished.path) as file:
-        _write_rows(file, _counted(chunked(rows, 2000), counts), format, labels)
+        _FORMATS[format](file, _counted(chunked(rows, 2000), counts), labels)
     if '://' not in place: fsync_file(tmp)
     unfinished.store.move(unfinished.path, _locate(place).path)
     return counts
@@ -276,12 +276,13 @@ class GearStage:
         self.pool = ThreadPoolExecutor(16)
 
 # %% ../nbs/08b_bulk.ipynb #b6d069b6
+_File = namedtuple('_File', 'name read')
+
 @patch
 def _open(self:GearStage, name, content):
-    "What the classifier can open: a path or an object with `name` and `read`"
-    if content is not None: return SimpleNamespace(name=name, read=io.BytesIO(content).read)
-    if '://' not in name: return name
-    return SimpleNamespace(name=name, read=self.pool.submit(_locate(name).read).result)
+    "A path or file object for the classifier"
+    if content is not None: return _File(name, io.BytesIO(content).read)
+    return _File(name, self.pool.submit(_locate(name).read).result) if '://' in name else name
 
 # %% ../nbs/08b_bulk.ipynb #4c5f7fca
 @patch
@@ -299,9 +300,8 @@ def predictions(self:GearStage,
 # %% ../nbs/08b_bulk.ipynb #30f5d9d7
 @patch
 def __call__(self:GearStage, batch):
-    contents = batch.get('bytes')
-    names = batch['path'] if 'path' in batch else [f'<{len(content)} bytes>' for content in contents]
-    if contents is None: contents = [None]*len(names)
+    contents = batch.get('bytes', repeat(None))
+    names = batch['path'] if 'path' in batch else [f'<{len(raw)} bytes>' for raw in contents]
     return _table(self.predictions(zip(names, contents)), self.clf.labels)
 
 # %% ../nbs/08b_bulk.ipynb #38bd537a
@@ -316,16 +316,18 @@ def _describe(shard):
     return f"{shard['file']}, row groups {', '.join(map(str, shard['groups']))}"
 
 # %% ../nbs/08b_bulk.ipynb #35ff21a4
+_REPORT = dict(photos=0, errors=0, unread='', unwritten='')
+
 class _ShardStage(GearStage):
     "A worker that scores whole shards and reports each result to the driver"
     def __init__(self, job):
-        with suppress(OSError): os.chdir(job['cwd'])    # paths may be relative to the driver's folder
+        with suppress(OSError): os.chdir(job['cwd'])    # paths are relative to the driver's folder
         super().__init__(job['model'], job['threads'], job['threshold'])
         self.job = job
 
     def __call__(self, batch):
         shard = json.loads(batch['shard'][0])
-        report = dict(name=shard['name'], photos=0, errors=0, unread='', unwritten='') | self._score(shard)
+        report = _REPORT | dict(name=shard['name']) | self._score(shard)
         return {key: [value] for key, value in report.items()}
 
 # %% ../nbs/08b_bulk.ipynb #867228eb
@@ -364,12 +366,14 @@ def _quiet_stderr():
         os.close(stderr)
 
 # %% ../nbs/08b_bulk.ipynb #028cf01e
+_QUIET = dict(log_to_driver=False, logging_level='CRITICAL')
+
 def _start(ray, cores):
     "Start Ray in at most three attempts"
-    options = dict(num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level='CRITICAL')
+    options = dict(num_cpus=cores, object_store_memory=256 << 20, include_dashboard=False, **_QUIET)
     for _ in range(3):
         try:
-            with _quiet_stderr(): return ray.init('local', object_store_memory=256 << 20, **options)
+            with _quiet_stderr(): return ray.init('local', **options)
         except Exception as e:      # Ray raises no narrower type
             ray.shutdown()
             error = e
@@ -384,7 +388,7 @@ def _local_ray(ray, cores):
     if not has_token: os.environ.setdefault('RAY_AUTH_TOKEN', secrets.token_hex())
     no_dashboard = mock.patch('ray._private.services.start_api_server', return_value=('', None))
     with TemporaryDirectory() as hidden:
-        Path(hidden, 'rfc3987_syntax.py').write_text("raise ImportError('hidden by gear_fastai.bulk')")
+        Path(hidden, 'rfc3987_syntax.py').write_text("raise ImportError('hidden by gear_fastai')")
         path = os.pathsep.join(filter(None, [hidden, os.environ.get('PYTHONPATH')]))
         with mock.patch.dict(os.environ, PYTHONPATH=path), no_dashboard: _start(ray, cores)
         try: yield
@@ -396,9 +400,10 @@ def _connect(ray, address):
     try:
         host, _, port = address.removeprefix('ray://').rpartition(':')
         if port.isdigit(): socket.create_connection((host, int(port)), 10).close()
-        ray.init(address, log_to_driver=False, logging_level='CRITICAL')
+        ray.init(address, **_QUIET)
     except Exception as e:      # Ray raises no narrower type
-        raise CatalogueError(f'RAY_ADDRESS={address}: no cluster can be reached there ({_short(e)})') from None
+        problem = f'no cluster can be reached there ({_short(e)})'
+        raise CatalogueError(f'RAY_ADDRESS={address}: {problem}') from None
 
 # %% ../nbs/08b_bulk.ipynb #72b5472b
 @contextmanager
@@ -414,24 +419,27 @@ def _running_ray(workers):
             stack.callback(ray.shutdown)
         else: stack.enter_context(_local_ray(ray, workers or _cores()))
         n = int(ray.cluster_resources().get('CPU', 1))
-        if (workers or 1) > n: raise CatalogueError(f'workers={workers}: Ray has only {n} processors')
+        if workers and workers > n:
+            raise CatalogueError(f'workers={workers}: Ray has only {n} processors')
         yield ray, workers or n
 
 # %% ../nbs/08b_bulk.ipynb #f16ab965
 _RESUME = 'continue with resume=True (--resume on the command line)'
+_DIGESTED = dict(photos='other photos', model='another model')
 
 def _check_settings(out, plan, settings):
     "Raise `CatalogueError` if the plan was made with other settings"
     for key, value in settings.items():
         if plan.get(key) == value: continue
-        what = dict(photos='other photos', model='another model').get(key, f'{key}={plan.get(key)!r}')
+        what = _DIGESTED.get(key, f'{key}={plan.get(key)!r}')
         raise CatalogueError(f'{out}: was started with {what}; choose the same, or another folder')
 
 # %% ../nbs/08b_bulk.ipynb #c2bcfae0
 def _load_plan(out, resume, settings):
     "The plan in the folder `out`, or the content of its `_SUCCESS`; None if there is neither"
     at = _locate(out)
-    if at.store.get_file_info(at.path).is_file: raise CatalogueError(f'{out}: is a file, not a folder')
+    if at.store.get_file_info(at.path).is_file:
+        raise CatalogueError(f'{out}: is a file, not a folder')
     found = at.names()
     has_plan = 'plan.json' in _locate(f'{out}/_plan').names()
     if not found or found == {'_plan'} and not has_plan: return None
@@ -479,7 +487,8 @@ def _run(ray, shards, job, workers):
     except ray.exceptions.RayError as e:
         reason = str(e).strip().splitlines()[-1][:200]
         raise CatalogueError(f"{job['out']}: the workers failed ({reason}); {_RESUME}") from None
-    except KeyboardInterrupt: raise CatalogueError(f"{job['out']}: interrupted; {_RESUME}") from None
+    except KeyboardInterrupt:
+        raise CatalogueError(f"{job['out']}: interrupted; {_RESUME}") from None
 
 # %% ../nbs/08b_bulk.ipynb #73d43a8f
 def _missing(problems, n):
@@ -519,18 +528,29 @@ class Scored:
         return text
 
 # %% ../nbs/08b_bulk.ipynb #8887a267
-def _paths(photos):
-    "A list of paths and addresses"
-    if isinstance(photos, (str, os.PathLike)): photos = [photos]
-    return [os.path.expanduser(os.fspath(photo)) for photo in photos]
+def _paths(photos): return [os.path.expanduser(os.fspath(photo)) for photo in listify(photos)]
 
-def _check_options(workers, format, shard_size):
-    if format not in ('parquet', 'jsonl'): raise ValueError(f"format='{format}': choose 'parquet' or 'jsonl'")
-    if workers is not None and workers < 1: raise ValueError(f'workers={workers}: use 1 or more')
-    if shard_size < 1: raise ValueError(f'shard_size={shard_size}: use 1 or more')
+def _check_format(format):
+    if format not in _FORMATS: raise ValueError(f"format='{format}': choose 'parquet' or 'jsonl'")
+
+# %% ../nbs/08b_bulk.ipynb #21c0f99e
+def _check_counts(**counts):
+    for name, count in counts.items():
+        if count is not None and count < 1: raise ValueError(f'{name}={count}: use 1 or more')
 
 # %% ../nbs/08b_bulk.ipynb #0056cf0f
 def _digest(content): return hashlib.sha256(content).hexdigest()[:16]
+
+def _settings(clf, format, photos):
+    "What must be the same when a catalogue is resumed"
+    return dict(format=format, threshold=clf.threshold, photos=_digest(repr(photos).encode()),
+                model=_digest((clf.folder/'gear.json').read_bytes()))
+
+# %% ../nbs/08b_bulk.ipynb #3fb1d139
+def _job(clf, out, format, workers):
+    "What a worker needs to know"
+    return dict(out=out, format=format, cwd=os.getcwd(), attempts=_ATTEMPTS, threshold=clf.threshold,
+                model=str(clf.folder.resolve()), threads=int(workers > 1))
 
 # %% ../nbs/08b_bulk.ipynb #9f21a4c4
 def _score_plan(ray, plan, job, workers, progress):
@@ -549,30 +569,28 @@ def _score_plan(ray, plan, job, workers, progress):
 
 # %% ../nbs/08b_bulk.ipynb #0f9ab885
 def score_catalogue(
-    photos,  # a folder, a Parquet file, a photo, an address such as s3://bucket/photos, or a list of these
+    photos,  # a folder, Parquet file, photo or address such as s3://bucket/photos, or a list of these
     out,  # folder for the predictions, in a store or on a disk that each worker can write to
     model=None,  # a model folder that each worker can read; default: `default_model()`
-    workers: int = None,  # processes with a processor each (a single one uses all); default: one per processor
+    workers: int = None,  # number of processes; default: one per processor
     format: str = 'parquet',  # or 'jsonl': one JSON object per line
     threshold: float = None,  # reject photos of lower similarity; default: the model's
-    columns: tuple = (None, None),  # Parquet columns of photos and names; default: found by type and name
+    columns: tuple = (None, None),  # Parquet columns of photos and names; default: found for you
     shard_size: int = 10_000,  # maximum number of photos in a file of predictions
     resume: bool = False,  # continue an interrupted call
     progress: bool = False,  # show a progress bar
 ) -> Scored:
     "Classify a catalogue with Ray Data; write a row for each photo to files `part-…` in `out`"
-    _check_options(workers, format, shard_size)
+    _check_format(format)
+    _check_counts(workers=workers, shard_size=shard_size)
     _import_ray()
     out = os.path.expanduser(os.fspath(out)).rstrip('/')
     places = _paths(photos)
     clf = GearClassifier(model, threshold=threshold)
-    settings = dict(format=format, threshold=clf.threshold, photos=_digest(repr((places, columns)).encode()),
-                    model=_digest((clf.folder/'gear.json').read_bytes()))
+    settings = _settings(clf, format, (places, columns))
     try: plan = _load_plan(out, resume, settings)
     except OSError as e: raise CatalogueError(f'{out}: cannot be used ({_short(e)})') from None
     if plan and 'shards' not in plan: return Scored(out, 0, 0, plan['files'])
     with _running_ray(workers) as (ray, workers):
         plan = plan or _make_plan(out, places, columns, workers, shard_size, settings)
-        job = dict(out=out, format=format, cwd=os.getcwd(), model=str(clf.folder.resolve()), attempts=_ATTEMPTS,
-                   threads=0 if workers == 1 else 1, threshold=clf.threshold)
-        return _score_plan(ray, plan, job, workers, progress)
+        return _score_plan(ray, plan, _job(clf, out, format, workers), workers, progress)

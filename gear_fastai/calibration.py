@@ -46,6 +46,7 @@ def fit_temperature(
 
 # %% ../nbs/06_calibration.ipynb #e3fc18e2
 def _unit_rows(x):
+    x = np.asarray(x)
     lengths = np.linalg.norm(x, axis=1, keepdims=True)
     return x/np.maximum(lengths, 1e-12)
 
@@ -53,9 +54,8 @@ def similarity(
     features,  # of new photos, (N, F)
     train_features,  # of training photos, (M, F)
 ) -> np.ndarray:  # -1 to 1, (N,)
-    "Return the cosine between each photo's features and the nearest training photo's"
-    cosines = _unit_rows(np.asarray(features)) @ _unit_rows(np.asarray(train_features)).T
-    return cosines.max(1)
+    "Return the cosine to the nearest training photo"
+    return (_unit_rows(features) @ _unit_rows(train_features).T).max(1)
 
 # %% ../nbs/06_calibration.ipynb #e347cb49
 MIN_PHOTOS = 30  # validation photos needed to fit a temperature and a rejection threshold

@@ -74,7 +74,6 @@ def photos_to_score(
 
 # %% ../nbs/09_evaluation.ipynb #04bead23
 def _all_photos(folder):
-    "All photos of a dataset, which may have a single class"
     listing = _list_folder(folder)
     photos = listing.photos
     if photos.empty: return list_dataset(folder)  # raises `DataError`
@@ -165,7 +164,7 @@ def _counts_per_group(truth, pred, group, n_classes):
 
 # %% ../nbs/09_evaluation.ipynb #c3b5e69d
 def _sum_of_draws(counts, draws, seed):
-    "The summed counts of all groups, drawn with replacement"
+    "Summed counts of groups drawn with replacement"
     n = len(counts)
     rng = np.random.default_rng(seed)
     times_drawn = rng.multinomial(n, np.full(n, 1/n), draws)
@@ -177,9 +176,8 @@ def _accuracy(counts): return counts[..., 0, :].sum(-1)/counts[..., 1, :].sum(-1
 def _macro_f1(counts):
     "Mean F1 of the classes that have photos"
     correct, true, predicted = np.moveaxis(counts, -2, 0)
-    present = true > 0
-    f1 = np.divide(2*correct, true + predicted, out=np.zeros_like(correct), where=present)
-    return f1.sum(-1)/present.sum(-1)
+    f1 = 2*correct/np.maximum(true + predicted, 1)
+    return f1.sum(-1)/(true > 0).sum(-1)
 
 # %% ../nbs/09_evaluation.ipynb #39d7f317
 def _middle(values): return tuple(np.quantile(values, (.025, .975)).tolist())
@@ -277,7 +275,6 @@ def _rounded(rows): return pd.DataFrame(rows).T.astype({'n': int}).round(3).to_s
 
 # %% ../nbs/09_evaluation.ipynb #ae7cbb4e
 def _row(p, label, temperature):
-    "The columns of one prediction"
     return dict(top1=p.top1, rejected=p.label is None, similarity=p.similarity,
                 confidence=p.confidence, p_true=p.probabilities.get(label),
                 uncalibrated=_uncalibrated(p, temperature), error=p.error)
@@ -369,11 +366,9 @@ def _overlap(df):
 
 # %% ../nbs/09_evaluation.ipynb #be9f17fd
 def _check_classes(folder, photos, labels):
-    "Raise `DataError` if there are photos of classes that the model does not have"
-    unknown = sorted(set(photos.label) - set(labels))
-    if not unknown: return
-    raise DataError(f'{folder}: the model has no class {", ".join(unknown)}; its classes are '
-                    f'{", ".join(labels)}. Rename these folders, or score them with --ood')
+    new = ', '.join(sorted(set(photos.label) - set(labels)))
+    if new: raise DataError(f'{folder}: the model has no class {new}, only '
+                            f'{", ".join(labels)}; rename it, or use --ood')
 
 # %% ../nbs/09_evaluation.ipynb #32f794f0
 def _mark_seen(folder, photos, trained, split):

@@ -80,13 +80,16 @@ def _html_image(p, size=96):
 _BAR = ('<tr><td>{}</td><td><div style="background:#4a90d9;height:.8em;width:{:.1f}em"></div></td>'
         '<td>{:.1%}</td></tr>')
 
+def _html_table(p):
+    caption = '' if p.label else '<caption>not sure</caption>'
+    bars = [_BAR.format(html.escape(label), 12*share, share) for label, share in p.top()]
+    return f'<table>{caption}{"".join(bars)}</table>'
+
 @patch
 def _repr_html_(self:Prediction):
     if self.error: return f'<p>{html.escape(_printable(self.error))}</p>'
-    caption = '' if self.label else '<caption>not sure</caption>'
-    bars = ''.join(_BAR.format(html.escape(label), 12*p, p) for label, p in self.top())
     return ('<div style="display:flex;gap:1em;align-items:center">'
-            f'{_html_image(self)}<table>{caption}{bars}</table></div>')
+            f'{_html_image(self)}{_html_table(self)}</div>')
 
 # %% ../nbs/08_inference.ipynb #9ec8daba
 def default_model() -> Path:
@@ -102,10 +105,9 @@ def default_model() -> Path:
 _SAVE = "save_classifier(learn, 'models/mine')"
 
 def _wrong_type(model):
-    "Message for a model that is not a path"
-    advice = 'pass the folder of a saved model'
-    if hasattr(model, 'state_dict') or hasattr(model, 'dls'): advice = f'save it with {_SAVE} and pass the folder'
-    return f'{type(model).__name__}: {advice}'
+    has_weights = hasattr(model, 'state_dict') or hasattr(model, 'dls')
+    advice = f'save it with {_SAVE} and pass' if has_weights else 'pass'
+    return f'{type(model).__name__}: {advice} the folder of the model'
 
 # %% ../nbs/08_inference.ipynb #5a02d321
 def _wrong_path(path):
@@ -128,9 +130,11 @@ def _model_folder(model):
     return folder.absolute() if folder.is_dir() else folder     # errors name a missing folder as you wrote it
 
 # %% ../nbs/08_inference.ipynb #28147a7e
-def _check_options(threads, device, threshold):
+def _check_options(threads, device):
     if device not in ('cpu', 'cuda'): raise ValueError(f"device='{device}': choose 'cpu' or 'cuda'")
     if threads < 0: raise ValueError(f'threads={threads}: use 1 or more, or 0 for one per core')
+
+def _check_threshold(threshold):
     if threshold is not None and not -1 <= threshold <= 1:
         raise ValueError(f'threshold={threshold}: use a similarity from -1 (reject nothing) to 1')
 
@@ -145,7 +149,8 @@ class GearClassifier:
         device: str = 'cpu',  # or 'cuda', which needs onnxruntime-gpu
         threshold: float = None,  # reject photos of lower similarity; -1: reject none; default: the model's
     ):
-        _check_options(threads, device, threshold)
+        _check_options(threads, device)
+        _check_threshold(threshold)
         self.folder = _model_folder(model)
         self.threads = threads
         self.device = device
@@ -161,17 +166,24 @@ class GearClassifier:
 _NO_CUDA = "device='cuda': this ONNX Runtime cannot use a GPU; install onnxruntime-gpu instead"
 _NO_GPU = "device='cuda': ONNX Runtime finds no usable GPU; check nvidia-smi, or use device='cpu'"
 
-def _open_session(onnx, name, threads, device):
-    "An ONNX Runtime session for the content of a model file"
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+def _providers(device):
     providers = ['CPUExecutionProvider']
     if device == 'cuda': providers.insert(0, 'CUDAExecutionProvider')
     if providers[0] not in onnxruntime.get_available_providers(): raise ModelError(_NO_CUDA)
-    try: session = onnxruntime.InferenceSession(onnx, options, providers=providers)
+    return providers
+
+# %% ../nbs/08_inference.ipynb #31325a51
+@patch
+def _open_session(self:GearClassifier, threads):
+    "An ONNX Runtime session for the model"
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    providers = _providers(self.device)
+    try: session = onnxruntime.InferenceSession(self._onnx, options, providers=providers)
     except Exception as e:
-        raise ModelError(f'{name}: cannot be opened ({str(e).splitlines()[0][:150]})') from e
+        reason = str(e).splitlines()[0][:150]
+        raise ModelError(f'{self.folder}/model.onnx: cannot be opened ({reason})') from e
     if session.get_providers()[0] != providers[0]: raise ModelError(_NO_GPU)
     return session
 
@@ -180,8 +192,7 @@ def _open_session(onnx, name, threads, device):
 def _session(self:GearClassifier, threads):
     "The session of this process with `threads` threads"
     key = os.getpid(), threads
-    if key not in self._sessions:
-        self._sessions[key] = _open_session(self._onnx, f'{self.folder}/model.onnx', threads, self.device)
+    if key not in self._sessions: self._sessions[key] = self._open_session(threads)
     return self._sessions[key]
 
 @patch
@@ -200,6 +211,11 @@ def _cores():
     "Number of processor cores that this process may use"
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
+# %% ../nbs/08_inference.ipynb #b2153d6f
+def _softmax(logits, temperature):
+    exp = np.exp((logits - logits.max(1, keepdims=True))/temperature)
+    return exp/exp.sum(1, keepdims=True)
+
 # %% ../nbs/08_inference.ipynb #f8136990
 @patch
 def predict_pixels(self:GearClassifier,
@@ -208,22 +224,26 @@ def predict_pixels(self:GearClassifier,
 ) -> tuple:  # float32 probabilities (N, classes) and similarities (N,), NaN if the model has none
     "Classify images that are already preprocessed"
     session = self._session(self.threads if threads is None else threads)
-    logits, *similarity = session.run(None, {'image': normalize(pixels, self.mean, self.std)})
-    exp = np.exp((logits - logits.max(1, keepdims=True)) / self.temperature)
-    if not similarity: similarity = [np.full(len(pixels), np.nan, np.float32)]
-    return exp / exp.sum(1, keepdims=True), similarity[0]
+    outputs = session.run(None, {'image': normalize(pixels, self.mean, self.std)})
+    if len(outputs) == 1: outputs.append(np.full(len(pixels), np.nan, np.float32))
+    return _softmax(outputs[0], self.temperature), outputs[1]
 
 # %% ../nbs/08_inference.ipynb #aedea72a
 def _path(photo): return os.fspath(photo) if isinstance(photo, (str, os.PathLike)) else None
 
 @patch
+def _keep(self:GearClassifier, photo, im):
+    "The absolute path of a photo, or a thumbnail"
+    path = _path(photo)
+    if path is not None: return os.path.abspath(os.path.expanduser(path))
+    return thumbnail(im, 224) if self._keep_thumbnails else None
+
+# %% ../nbs/08_inference.ipynb #7f964b56
+@patch
 def _read(self:GearClassifier, photo):
     "Pixels of a photo, and its absolute path or a thumbnail"
     im = open_photo(photo, None if self.resize in FASTAI_RESIZES else self.size)
-    path = _path(photo)
-    if path is not None: keep = os.path.abspath(os.path.expanduser(path))
-    else: keep = thumbnail(im, 224) if self._keep_thumbnails else None
-    return to_pixels(im, self.size, self.resize), keep
+    return to_pixels(im, self.size, self.resize), self._keep(photo, im)
 
 # %% ../nbs/08_inference.ipynb #8d21d1bb
 @patch
@@ -274,12 +294,14 @@ def stream(self:GearClassifier,
     finally: pool.shutdown(cancel_futures=True)
 
 # %% ../nbs/08_inference.ipynb #804ce26e
+_PHOTO_TYPES = (str, bytes, bytearray, memoryview, os.PathLike, np.ndarray, Image.Image)
+
 def _is_many(photos):
     "Whether `photos` is a collection or generator of photos, not one photo"
-    one = (str, bytes, bytearray, memoryview, os.PathLike, np.ndarray, Image.Image)
-    if isinstance(photos, one) or hasattr(photos, 'read') or hasattr(photos, 'detach'): return False
+    if isinstance(photos, _PHOTO_TYPES) or hasattr(photos, 'read') or hasattr(photos, 'detach'): return False
     return isinstance(photos, Iterable)
 
+# %% ../nbs/08_inference.ipynb #d5e8567e
 @patch
 def predict(self:GearClassifier,
     photos,  # anything `open_photo` takes, or a collection of such photos
@@ -287,8 +309,8 @@ def predict(self:GearClassifier,
     "Classify one photo (raise `PhotoError` if it is unreadable) or many (give each an `error`)"
     if _is_many(photos): return list(self.stream(photos))
     pixels, keep = self._read(photos)
-    probabilities, similarity = self.predict_pixels(pixels[None])
-    return self._prediction(photos, keep, probabilities[0], similarity[0])
+    outputs = [output[0] for output in self.predict_pixels(pixels[None])]
+    return self._prediction(photos, keep, *outputs)
 
 # %% ../nbs/08_inference.ipynb #72167b06
 def _photos_in(folder):
@@ -346,7 +368,13 @@ def _class_column(label, labels, taken):
     while name in taken or name != label and name in labels: name = f'class {name}'
     return name
 
+# %% ../nbs/08_inference.ipynb #f68451c1
 def _rounded(value): return value if value is None else round(value, 6)
+
+def _csv_row(p, labels, extra):
+    more = [getattr(p, name, None) for name in extra]
+    probabilities = [_rounded(p.probabilities.get(label)) for label in labels]
+    return [p.path, p.label, _rounded(p.confidence), p.top1, *more, *probabilities, p.error]
 
 # %% ../nbs/08_inference.ipynb #1561fdbe
 def write_csv(
@@ -361,25 +389,20 @@ def write_csv(
     classes = [_class_column(label, labels, [*columns, 'error']) for label in labels]
     rows = csv.writer(file, lineterminator='\n')
     rows.writerow(map(_printable, [*columns, *classes, 'error']))
-    for p in predictions:
-        more = [getattr(p, name, None) for name in extra.values()]
-        probabilities = [_rounded(p.probabilities.get(label)) for label in labels]
-        row = [p.path, p.label, _rounded(p.confidence), p.top1, *more, *probabilities, p.error]
-        rows.writerow(map(_printable, row))
+    for p in predictions: rows.writerow(map(_printable, _csv_row(p, labels, extra.values())))
 
 # %% ../nbs/08_inference.ipynb #13b9cbe9
 def _title(p, truth):
-    "The text above a photo"
     if p.error: return 'could not be read'
     if not p.label: return f'not sure\nperhaps {p.top1}'
     title = f'{p.label}\n{p.confidence:.0%}'
-    return title if truth is None or p.label == truth else f'{title}, true: {truth}'
+    return title if truth in (None, p.label) else f'{title}, true: {truth}'
 
 def _draw(ax, p, truth, title, options):
-    wrong = truth is not None and p.label and p.label != truth
-    ax.set_title(title, fontsize=9, color='firebrick' if wrong or p.error else 'black', **options)
+    wrong = p.error or (p.label and truth and p.label != truth)
+    ax.set_title(title, fontsize=9, color='firebrick' if wrong else 'black', **options)
     im = None if p.error else _image(p, 300)
-    if im is not None: ax.imshow(im)
+    if im: ax.imshow(im)
 
 # %% ../nbs/08_inference.ipynb #96a32a30
 def _display_once(fig):

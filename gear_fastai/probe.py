@@ -24,8 +24,8 @@ def _blocks(groups, max_rows=4096):
         yield from np.array_split(rows, n_blocks)
 
 def _left_out_residuals(x, residuals, factor):
-    "Residuals (n groups, group size, C) of fits without the group, for `x` (n groups, group size, F)"
-    solved = cho_solve(factor, x.reshape(-1, x.shape[2]).T).T.reshape(x.shape)
+    "`residuals` of fits without the group"
+    solved = cho_solve(factor, np.concatenate(x).T).T.reshape(x.shape)
     hat = x @ solved.swapaxes(1, 2)
     return np.linalg.solve(np.eye(x.shape[1]) - hat, residuals)
 
@@ -36,7 +36,7 @@ def leave_group_out_ridge(
     groups,  # group of each row, (N,)
     alpha,  # ridge penalty, > 0: a number, or one for each feature, (F,)
 ) -> tuple:  # weights (F, C); predictions for each row by a fit without its group (N, C)
-    "Fit a ridge regression without intercept and predict each group of rows as if it had been left out"
+    "Fit a ridge regression without intercept; predict each group by a fit without it"
     penalties = np.broadcast_to(alpha, x.shape[1])
     factor = cho_factor(x.T @ x + np.diag(penalties))
     weights = cho_solve(factor, x.T @ t)
@@ -52,7 +52,7 @@ def platt_targets(
     n_classes: int,  # C, number of classes
     n: int,  # number of independent examples, such as product groups
 ) -> np.ndarray:  # probabilities, (N, n_classes)
-    "Return target probabilities that stay below 1, as if `n + 1` of `n + 2` examples had the right label"
+    "Return target probabilities that stay below 1: `(n + 1)/(n + 2)` for the label"
     other = 1/(n + 2)/max(n_classes - 1, 1)
     targets = np.full((len(y), n_classes), other)
     targets[np.arange(len(y)), y] = (n + 1)/(n + 2)
@@ -92,13 +92,11 @@ def _balanced_weights(y):
     return len(y)/np.count_nonzero(counts)/counts[y]
 
 # %% ../nbs/04_probe.ipynb #59a07d53
-def _standardization(x, weights):
-    "Weighted mean and standard deviation (F,), the latter at least a tenth of the root mean square"
-    weights = weights[:, None]
-    mean = (weights*x).mean(0)
-    std = np.sqrt((weights*(x - mean)**2).mean(0))
-    root_mean_square = np.sqrt((weights*x**2).mean(0))
-    return mean, np.maximum(std, .1*root_mean_square) + 1e-6
+def _std(x, mean, weights):
+    "Weighted standard deviation, at least .1 root mean square"
+    variance = np.average((x - mean)**2, axis=0, weights=weights)
+    mean_square = variance + mean**2
+    return np.sqrt(np.maximum(variance, .01*mean_square)) + 1e-6
 
 # %% ../nbs/04_probe.ipynb #7b21863e
 def _fit_scores(x, y, n_classes, groups, alpha):
@@ -113,11 +111,10 @@ def _fit_scores(x, y, n_classes, groups, alpha):
     return coefs[:-1].T, target_mean, left_out/root + target_mean
 
 def _fit_logits(x, y, n_classes, groups, alpha):
-    "The same as `_fit_scores`, scaled to logits"
-    weight, bias, scores = _fit_scores(x, y, n_classes, groups, alpha)
-    targets = platt_targets(y, n_classes, len(np.unique(groups)))
-    scale = fit_scale(scores, targets)
-    return scale*weight, scale*bias, scale*scores
+    "`_fit_scores`, scaled to logits"
+    fit = _fit_scores(x, y, n_classes, groups, alpha)
+    scale = fit_scale(fit[-1], platt_targets(y, n_classes, len(np.unique(groups))))
+    return [scale*part for part in fit]
 
 # %% ../nbs/04_probe.ipynb #e6b3028a
 ALPHAS = .1, .3, 1., 3.  # ridge penalties per row that `fit_ridge` chooses from
@@ -128,11 +125,13 @@ def fit_ridge(
     n_classes: int,  # C, number of classes
     groups,  # group of each row, (N,), such as its product group
     alphas: tuple = ALPHAS,  # ridge penalties per row to choose from
-) -> tuple:  # weight (C, F) and bias (C,) of a dense layer; logits of each row without its group (N, C)
-    "Fit a linear probe with balanced classes; leave-group-out predictions choose `alpha` and scale the logits"
+) -> tuple:  # weight (C, F) and bias (C,) of a dense layer; left-out logits (N, C)
+    "Fit a class-balanced linear probe; left-out predictions choose `alpha` and scale the logits"
     x = np.asarray(x, dtype=float)
     y = np.asarray(y)
-    mean, std = _standardization(x, _balanced_weights(y))
+    weights = _balanced_weights(y)
+    mean = np.average(x, axis=0, weights=weights)
+    std = _std(x, mean, weights)
     fits = [_fit_logits((x - mean)/std, y, n_classes, groups, alpha) for alpha in alphas]
     one_hot = np.eye(n_classes)[y]
     losses = np.array([_cross_entropy(logits, one_hot) for *_, logits in fits])

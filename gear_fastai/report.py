@@ -6,12 +6,14 @@
 __all__ = ['leakage', 'score_ood', 'occlusion_map', 'show_occlusion', 'plot_reliability', 'verdict', 'write_report']
 
 # %% ../nbs/09a_report.ipynb #e304aac7
-import base64, io, os, time
+import base64, io
+from datetime import date
 from pathlib import Path
 import gear_fastai, matplotlib.figure, numpy as np, pandas as pd
 from fastcore.xml import *
 from PIL import Image
 from sklearn.metrics import roc_auc_score
+from .files import atomic_write
 from .photo import list_photos, PhotoError, to_pixels
 from .plots import drawable, subplots
 from .dataset import DataError
@@ -22,7 +24,7 @@ from .evaluation import Evaluation
 
 # %% ../nbs/09a_report.ipynb #5bf66122
 def _leaking_share(splits, assigned):
-    "Share of test photos with a variant in training; None without test photos"
+    "Share of test photos with a variant in training"
     test = splits.group[assigned == 'test']
     train = splits.group[assigned == 'train']
     return float(test.isin(train).mean()) if len(test) else None
@@ -55,7 +57,7 @@ def _ood_predictions(clf, folder):
     return pd.DataFrame(rows)
 
 def _ood_metrics(images, known):
-    "n, auroc and rejected of OOD images; `known` are similarities of photos"
+    "`known`: similarities of photos"
     is_known = [1]*len(known) + [0]*len(images)
     auroc = roc_auc_score(is_known, [*known, *images.similarity])
     return dict(n=len(images), auroc=auroc, rejected=images.rejected.mean())
@@ -206,12 +208,14 @@ def _table(columns, rows, cls='rows'):
 def _class_row(label, row):
     return label, _bar(row['precision']), _bar(row['recall']), _bar(row['f1']), Td(row['n'])
 
+def _absent(ev):
+    absent = [label for label in ev.labels if label not in ev.per_class]
+    return P(f'No photos of: {", ".join(absent)}.', cls='note') if absent else ''
+
 def _per_class(ev):
     rows = [_class_row(label, row) for label, row in ev.per_class.items()]
     table = _table(['Class', 'Precision', 'Recall', 'F1', 'Photos'], rows)
-    absent = [label for label in ev.labels if label not in ev.per_class]
-    note = P(f'No photos of: {", ".join(absent)}.', cls='note') if absent else ''
-    return _section('Per class', table, note)
+    return _section('Per class', table, _absent(ev))
 
 # %% ../nbs/09a_report.ipynb #718d75fc
 def _confusion_cell(counts, row, column):
@@ -227,7 +231,7 @@ def _confusion_row(counts, row):
 def _confusion(ev):
     counts = np.array(ev.confusion)
     rows = [(label, *_confusion_row(counts, i)) for i, label in enumerate(ev.labels)]
-    table = _table(['true ↓ predicted →', *ev.labels], rows, cls='confusion')
+    table = _table(['true ↓ predicted →', *ev.labels], rows, 'confusion')
     return _section('Confusion matrix', table)
 
 # %% ../nbs/09a_report.ipynb #84725d28
@@ -245,22 +249,25 @@ def _svg(plot, side=4):
     return Safe(svg[svg.index('<svg'):])
 
 # %% ../nbs/09a_report.ipynb #21f5f7a2
+_CALIBRATION = (
+    'Each point is a group of photos with similar confidence. On the diagonal, confidence equals '
+    'accuracy. Points below it mean that the model is overconfident. Larger points stand for more photos.')
+
 def _calibration(ev, wide):
-    text = ('Each point is a group of photos with similar confidence. On the diagonal, confidence '
-            'equals accuracy. Points below it mean that the model is overconfident. '
-            'Larger points stand for more photos.')
     plot = Figure(_svg(lambda ax: plot_reliability(ev, ax)), role='img',
-                  aria_label='Reliability diagram: accuracy over confidence')
-    return _section('Calibration', Div(plot, P(text), cls='beside'), wide=wide)
+                  aria_label='Accuracy over confidence')
+    return _section('Calibration', Div(plot, P(_CALIBRATION), cls='beside'), wide=wide)
 
 # %% ../nbs/09a_report.ipynb #ee3a149b
+_OOD = (
+    'These images show none of the classes, so the model should reject them. AUROC measures how well '
+    'similarity separates them from the photos of the classes: 1 is perfect, 0.5 is chance.')
+
 def _ood(ood):
-    text = ('These images show none of the classes, so the model should reject them. '
-            'AUROC measures how well similarity separates them from the photos of the classes: '
-            '1 is perfect, 0.5 is chance.')
-    rows = [(kind, Td(int(row.n)), _bar(row.rejected), _bar(row.auroc)) for kind, row in ood.iterrows()]
+    rows = [(kind, Td(int(row.n)), _bar(row.rejected), _bar(row.auroc))
+            for kind, row in ood.iterrows()]
     table = _table(['Kind', 'Images', 'Rejected', 'AUROC'], rows)
-    return _section('Out-of-distribution images', P(text), table)
+    return _section('Out-of-distribution images', P(_OOD), table)
 
 # %% ../nbs/09a_report.ipynb #f1a8a83d
 def _jpeg(pixels, alt):
@@ -270,19 +277,19 @@ def _jpeg(pixels, alt):
 
 def _error_figure(clf, folder, row):
     "A wrong prediction; None if the photo can't be read"
-    try: photo, overlay = _photo_and_overlay(clf, Path(folder)/row.path)
+    try: images = _photo_and_overlay(clf, Path(folder)/row.path)
     except PhotoError: return
-    pair = Div(_jpeg(photo, f'photo of class {row.label}'),
-               _jpeg(overlay, f'occlusion map of the prediction {row.top1}'), cls='pair')
+    pair = Div(_jpeg(images[0], f'photo of class {row.label}'),
+               _jpeg(images[1], f'occlusion map of the prediction {row.top1}'), cls='pair')
     return Figure(pair, Figcaption(B(_describe(row)), Span(row.path, cls='note')))
 
 # %% ../nbs/09a_report.ipynb #f0275659
+_ERRORS = ('True class → predicted class and its confidence. The second image shows the parts of '
+           'the photo that the prediction depends on, the brighter the more.')
+
 def _errors(ev, clf, folder, n):
-    errors = ev.top_losses(n)
-    figures = [_error_figure(clf, folder, row) for row in errors.itertuples()]
-    text = ('True class → predicted class and its confidence. The second image shows the parts of '
-            'the photo that the prediction depends on, the brighter the more.')
-    if errors.empty: text = f'None: the most probable class is right for all {ev.n} photos.'
+    figures = [_error_figure(clf, folder, row) for row in ev.top_losses(n).itertuples()]
+    text = _ERRORS if figures else f'None: the most probable class is right for all {ev.n} photos.'
     return _section('Most confident errors', P(text), Div(*figures, cls='photos'), wide=True)
 
 # %% ../nbs/09a_report.ipynb #4b8a7fce
@@ -308,9 +315,9 @@ def _data(ev, folder, splits):
 # %% ../nbs/09a_report.ipynb #6bfd7605
 def _about(ev, clf, folder):
     "The line below the verdict"
-    architecture = read_gear(clf.folder)['architecture']
-    return ' · '.join([architecture, f'{clf.size} × {clf.size} pixels', f'{len(clf.labels)} classes',
-                       f'{ev.how} of {Path(folder).name}', time.strftime('%Y-%m-%d')])
+    arch = read_gear(clf.folder)['architecture']
+    return (f'{arch} · {clf.size} × {clf.size} pixels · {len(clf.labels)} classes · '
+            f'{ev.how} of {Path(folder).name} · {date.today()}')
 
 # %% ../nbs/09a_report.ipynb #047c7e4a
 def _header(ev, clf, folder):
@@ -319,12 +326,14 @@ def _header(ev, clf, folder):
                   P(_about(ev, clf, folder), cls='about'), notice)
 
 # %% ../nbs/09a_report.ipynb #93523088
+def _meta(title):
+    css = Path(gear_fastai.__file__).with_name('report.css').read_text('utf-8')
+    viewport = Meta(name='viewport', content='width=device-width, initial-scale=1')
+    return Head(Meta(charset='utf-8'), Title(title), viewport, Style(Safe(css)))
+
 def _page(title, *content):
     "A self-contained HTML page"
-    css = (Path(gear_fastai.__file__).parent/'report.css').read_text(encoding='utf-8')
-    viewport = Meta(name='viewport', content='width=device-width, initial-scale=1')
-    head = Head(Meta(charset='utf-8'), Title(title), viewport, Style(Safe(css)))
-    return to_xml(Html(head, Body(Main(*content)), lang='en'), indent=False)
+    return to_xml(Html(_meta(title), Body(Main(*content)), lang='en'), indent=False)
 
 # %% ../nbs/09a_report.ipynb #dcab8f04
 def write_report(
@@ -340,10 +349,8 @@ def write_report(
     sections = [_header(ev, clf, folder), _summary(ev), _per_class(ev), _confusion(ev),
                 _calibration(ev, wide=ood is None), _ood(ood) if ood is not None else '',
                 _errors(ev, clf, folder, n_errors), _data(ev, folder, splits)]
+    page = _page(clf.folder.name, *sections)
     file = Path(file).expanduser()
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f'.{file.name}.tmp')
-    page = _page(clf.folder.name, *sections)
-    unfinished.write_text(page, encoding='utf-8', errors='backslashreplace')
-    os.replace(unfinished, file)
+    with atomic_write(file) as tmp: tmp.write_text(page, 'utf-8', 'backslashreplace')
     return file

@@ -62,11 +62,9 @@ def write_onnx(
 
 # %% ../nbs/05_transfer.ipynb #ea3a1bd6
 def _torch_forward(module, device):
-    def forward(x):
-        # Autocast may still be on if training was interrupted within a batch
-        image = x.as_subclass(Tensor).to(device)
-        with torch.no_grad(), torch.autocast(device.type, enabled=False): outputs = module(image)
-        return [out.float().cpu() for out in outputs]
+    @torch.no_grad()
+    @torch.autocast(device.type, enabled=False)
+    def forward(x): return [out.float().cpu() for out in module(x.as_subclass(Tensor).to(device))]
     return forward
 
 # %% ../nbs/05_transfer.ipynb #c84c968c
@@ -163,10 +161,11 @@ def _with_size(arch, size, model_args):
     if cfg and cfg.fixed_input_size: args['img_size'] = size
     return args
 
+@torch.no_grad()
 def _accepts_size(arch, size, model_args):
     try:
         model = timm.create_model(arch, num_classes=2, **_with_size(arch, size, model_args)).eval()
-        with torch.no_grad(): return model(torch.randn(1, 3, size, size)).shape == (1, 2)
+        return model(torch.randn(1, 3, size, size)).shape == (1, 2)
     except Exception: return False
 
 # %% ../nbs/05_transfer.ipynb #cf96e5fc
@@ -186,11 +185,10 @@ def fitting_size(
 
 # %% ../nbs/05_transfer.ipynb #69b50cf5
 def _check_size(arch, size, model_args):
-    "Raise `ValueError` if the architecture works with another image size only"
     fits = fitting_size(arch, size, model_args)
     if fits in (size, None): return
-    raise ValueError(f'{arch}: does not accept photos of {size} pixels; '
-                     f'the nearest size that fits is {fits} (size={fits}, --size {fits})')
+    raise ValueError(f'{arch}: does not take {size} pixels; '
+                     f'the nearest size that fits is {fits} (--size {fits})')
 
 # %% ../nbs/05_transfer.ipynb #37e27b33
 def _check_logits(logits, net, x):
@@ -209,18 +207,16 @@ def _try_training(net, x):
     if not head_parameters(net): raise ValueError('the network has no classifier')
 
 # %% ../nbs/05_transfer.ipynb #c86896de
-def _largest_difference(x, y): return (x - y).abs().max().item()
+def _comparable(logits, features): return torch.cat([logits.softmax(1), F.normalize(features)], 1)
 
 def _try_saving(net, x):
     module = WithFeatures(net.eval())
     with torch.no_grad():
-        logits, features = module(x)
-        plain_logits = net(x)
-    onnx_logits, onnx_features = frozen_forward(module, x[:2])(x)
-    probs = onnx_logits.softmax(1)
-    difference = max(_largest_difference(probs, logits.softmax(1)),
-                     _largest_difference(probs, plain_logits.softmax(1)),
-                     _largest_difference(F.normalize(onnx_features), F.normalize(features)))
+        expected = _comparable(*module(x))
+        probs = net(x).softmax(1)
+    exported = _comparable(*frozen_forward(module, x[:2])(x))
+    differences = [exported - expected, exported[:, :probs.shape[1]] - probs]
+    difference = torch.cat(differences, 1).abs().max().item()
     if not difference < 1e-4: raise ValueError(f'ONNX Runtime and torch differ by {difference:.2g}')
 
 # %% ../nbs/05_transfer.ipynb #9b237f4d
@@ -285,13 +281,10 @@ def _check_file(weights):
     if not weights.is_file(): raise WeightsError(f'{weights}: no such file of weights')
 
 def _check_fit(model, weights):
-    "Raise `ValueError` if a file lacks most parameters of `model`"
-    state = load_state_dict(str(weights))
-    names = [name for name, _ in model.named_parameters()]
-    missing = [name for name in names if name not in state]
+    names = {name for name, _ in model.named_parameters()}
+    missing = names - load_state_dict(str(weights)).keys()
     if len(missing) > len(names)/2:
-        raise ValueError(f'the file lacks {len(missing)} of {len(names)} parameters, '
-                         f'such as {missing[0]}')
+        raise ValueError(f'it lacks {len(missing)} of {len(names)} parameters')
 
 # %% ../nbs/05_transfer.ipynb #822e55b0
 def create_backbone(
@@ -336,8 +329,7 @@ class TransferLearner(Learner):
 def _collect(forward, dl):
     "Features (N, F) and labels (N,) of the photos of a loader"
     batches = [(forward(x)[1], y.cpu().as_subclass(Tensor)) for x, y in dl]
-    features, labels = zip(*batches)
-    return [torch.cat(features), torch.cat(labels)]
+    return [torch.cat(parts) for parts in zip(*batches)]
 
 @patch
 def features(self: TransferLearner,
@@ -357,6 +349,8 @@ def _train_groups(dls):
     return pd.factorize(np.array([group_of[str(item)] for item in items]))[0]
 
 # %% ../nbs/05_transfer.ipynb #c26ba955
+_NOT_LINEAR = 'its classifier is not linear in the pooled features'
+
 @patch
 def _has_dense_head(self: TransferLearner):
     x = self.dls.valid.one_batch()[0][:2].as_subclass(Tensor)
@@ -366,10 +360,9 @@ def _has_dense_head(self: TransferLearner):
 @patch
 def _record_head(self: TransferLearner, left_out, y, features, targets, seconds):
     logits = head_logits(self.model, features)
-    train_loss = self.loss_func(left_out, y).item()
-    valid_loss = self.loss_func(logits, targets).item()
-    accuracy = (logits.argmax(1) == targets).float().mean().item()
-    self.recorder.add_row(seconds, train_loss=train_loss, valid_loss=valid_loss, accuracy=accuracy)
+    self.recorder.add_row(seconds, train_loss=self.loss_func(left_out, y).item(),
+                          valid_loss=self.loss_func(logits, targets).item(),
+                          accuracy=accuracy(logits, targets).item())
 
 # %% ../nbs/05_transfer.ipynb #28e18b3f
 @patch
@@ -380,8 +373,7 @@ def fit_head(self: TransferLearner,
     "Fit the head on the frozen backbone's features, in closed form, and add a row to the history"
     start = time.perf_counter()
     if not self._has_dense_head():
-        raise ValueError(f'{type(self.model).__name__}: its classifier is not linear '
-                         'in the pooled features; train it with fine_tune')
+        raise ValueError(f'{type(self.model).__name__}: {_NOT_LINEAR}; train it with fine_tune')
     plain = self.dls.test_dl(self.dls.train_ds.items, with_labels=True, bs=64)
     augmented = self.dls.train.new(shuffle=False, drop_last=False)
     train, valid, *more = self.features(plain, self.dls.valid, *[augmented]*(views - 1))
@@ -396,10 +388,8 @@ def fit_head(self: TransferLearner,
 # %% ../nbs/05_transfer.ipynb #20083467
 @patch
 def _first_head(self: TransferLearner, epochs, views, alphas):
-    "Fit the head before anything else is trained"
     if self._has_dense_head(): return self.fit_head(views, alphas)
-    warnings.warn(f'{type(self.model).__name__}: its classifier is not linear in the pooled '
-                  'features, so it is trained instead of fitted in closed form')
+    warnings.warn(f'{type(self.model).__name__}: {_NOT_LINEAR}; training it')
     self.freeze()
     self.fit_one_cycle(epochs, 3e-3)
 

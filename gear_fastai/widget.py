@@ -60,7 +60,7 @@ def _hidden_file(folder, raw):
 
 # %% ../nbs/11_widget.ipynb #d8ec0311
 def _rename_new(path, to):
-    "Rename `path`; False if the name `to` is taken"
+    "Rename `path`; False if `to` is taken"
     try: open(to, 'xb').close()
     except FileExistsError: return False
     try: os.replace(path, to)
@@ -269,7 +269,7 @@ def _state(self: GearUploader, id):
 
 @patch
 def _send_known(self: GearUploader):
-    "Send all photos to a new page"
+    "Send all photos to a page"
     states = list(map(self._state, self._entries))
     thumbnails = [entry.thumbnail for entry in self._entries.values()]
     self.send(dict(kind='known', predictions=states), buffers=thumbnails)
