@@ -7,6 +7,7 @@ __all__ = ['CheckpointError', 'check_settings', 'read_checkpoint', 'SaveBest', '
 
 # %% ../nbs/07b_checkpoint.ipynb #4399db09
 import random, time
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 import numpy as np, pandas as pd, timm
@@ -18,35 +19,32 @@ from .files import atomic_write
 from .model_folder import ModelError, read_gear, read_model, retry_if_replaced
 from .export import check_learner, save_classifier, write_history
 
-# %% ../nbs/07b_checkpoint.ipynb #09e6499b
-def _random_state(learn):
-    "State of every generator that training draws from"
-    name, keys, *rest = np.random.get_state()
-    return dict(torch=torch.get_rng_state(), cuda=torch.cuda.get_rng_state_all(), python=random.getstate(),
-                loader=learn.dls.train.rng.getstate(), numpy=(name, keys.tolist(), *rest))
-
 # %% ../nbs/07b_checkpoint.ipynb #72b6a627
-def _set_random_state(learn, state):
-    torch.set_rng_state(state['torch'])
-    if state['cuda'] and torch.cuda.is_available(): torch.cuda.set_rng_state_all(state['cuda'])
-    random.setstate(state['python'])
-    learn.dls.train.rng.setstate(state['loader'])
-    name, keys, *rest = state['numpy']
-    np.random.set_state((name, np.array(keys, np.uint32), *rest))
-
-# %% ../nbs/07b_checkpoint.ipynb #2867dbc1
 def _plain(x):
-    "`x` with Python numbers and lists"
+    "Convert NumPy values in `x`"
     if isinstance(x, dict): return {k: _plain(v) for k, v in x.items()}
     if isinstance(x, (list, tuple, L)): return [_plain(v) for v in x]
-    return x.item() if isinstance(x, np.generic) else x
+    return x.tolist() if isinstance(x, (np.generic, np.ndarray)) else x
+
+# %% ../nbs/07b_checkpoint.ipynb #914c1acf
+def _random_state(rng):
+    return dict(torch=torch.get_rng_state(), cuda=torch.cuda.get_rng_state_all(),
+                python=random.getstate(), numpy=_plain(np.random.get_state()),
+                loader=rng.getstate())
+
+# %% ../nbs/07b_checkpoint.ipynb #d971e288
+def _set_random_state(rng, state):
+    torch.set_rng_state(state['torch'])
+    if torch.cuda.is_available(): torch.cuda.set_rng_state_all(state['cuda'])
+    random.setstate(state['python'])
+    np.random.set_state(state['numpy'])
+    rng.setstate(state['loader'])
 
 # %% ../nbs/07b_checkpoint.ipynb #094909a2
 def _load_opt_state(learn, state):
-    "Restore an optimizer; fastai's optimizers expect lists of their own type"
-    if 'hypers' in state:
+    if 'hypers' in state:  # of fastai
         device = next(learn.model.parameters()).device
-        state = dict(state, hypers=L(state['hypers']), state=to_device(state['state'], device))
+        state = dict(hypers=L(state['hypers']), state=to_device(state['state'], device))
     learn.opt.load_state_dict(state)
 
 # %% ../nbs/07b_checkpoint.ipynb #ea9ce1d1
@@ -61,45 +59,43 @@ def check_settings(
 ):
     "Raise `CheckpointError` if a run was started with other settings"
     for name, value in wanted.items():
-        if found.get(name) != value:
-            raise CheckpointError(f'{path}: was made with {name} {found.get(name)}, not {value}; use the same, '
-                                  'or train without --resume')
+        if found.get(name) == value: continue
+        raise CheckpointError(f'{path}: was made with {name} {found.get(name)}, not {value}; '
+                              'use the same, or train without --resume')
 
 # %% ../nbs/07b_checkpoint.ipynb #9156ad4c
+def _load_checkpoint(path):
+    try: return torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as e:
+        raise CheckpointError(f'{path}: unreadable ({type(e).__name__}); train without --resume') from e
+
+# %% ../nbs/07b_checkpoint.ipynb #aeacf55c
 _STATE = {'model', 'opt', 'history', 'fit_start', 'random', 'smooth_loss', 'settings', 'unsaved'}
 
 def read_checkpoint(
     path,  # file
     settings: dict = None,  # settings of the current run
 ) -> dict:  # None if there is no such file
-    "Read the state of an interrupted run; raise `CheckpointError` if it is damaged or belongs to another run"
+    "Read the state of a run; raise `CheckpointError` if it is damaged or of another run"
     if not Path(path).exists(): return
-    try: state = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as e:
-        raise CheckpointError(f'{path}: unreadable ({type(e).__name__}); train without --resume') from e
+    state = _load_checkpoint(path)
     if not isinstance(state, dict) or _STATE - set(state):
         raise CheckpointError(f'{path}: not a checkpoint of a training run; train without --resume')
     check_settings(path, state['settings'], settings or {})
     return state
 
-# %% ../nbs/07b_checkpoint.ipynb #a037c48f
-def _write_checkpoint(path, state):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path, 'the previous checkpoint is kept; free some space and continue with --resume') as tmp:
-        torch.save(state, tmp)
-
 # %% ../nbs/07b_checkpoint.ipynb #f12dde79
 class SaveBest(Callback):
-    "Save the best epoch as a model folder, and optionally a checkpoint to resume from after each epoch"
+    "Save the best epoch as a model folder, and optionally a checkpoint after each epoch"
     order = 90
     def __init__(self,
         dest,  # model folder
         monitor: str = 'valid_loss',  # column of the history to compare epochs by
-        comp=None,  # `np.less` or `np.greater`; default: `np.less` if `monitor` contains "loss" or "error"
+        comp=None,  # `np.less` or `np.greater`; default: `np.less` for a "loss" or "error"
         checkpoint=None,  # file for the state of the run; default: none
         resume: bool = False,  # continue from `checkpoint` if the file exists
         settings: dict = None,  # settings of the run; a checkpoint with other settings is refused
-        max_overhead: float = .02,  # largest fraction of the training time spent on writing the model folder
+        max_overhead: float = .02,  # largest fraction of the training time spent on writing the folder
         **kwargs,  # passed to `save_classifier`
     ):
         store_attr('monitor,comp,settings,max_overhead,kwargs')
@@ -127,17 +123,15 @@ def before_fit(self: SaveBest):
     self.fit_start = len(self.recorder.history)
     self.n_done = len(self.recorder.replay)
     self.written = time.perf_counter()
-    self.cost = 1.5                                             # seconds to write the folder, until measured
+    self.cost = 1.5                     # seconds to write the folder, until measured
     if self.recorder.history and not self.n_done: self._compare()
 
 # %% ../nbs/07b_checkpoint.ipynb #803bb46d
 @patch
-def restore_history(self: SaveBest,
-    learn: Learner,
-):
-    "Hand the rows of an interrupted run to the recorder of `learn`"
-    if not self.state: return
-    rows, start = self.state['history'], self.state['fit_start']
+def restore_history(self: SaveBest, learn: Learner):
+    "Give `learn` the history of the interrupted run"
+    rows = self.state['history']
+    start = self.state['fit_start']
     learn.recorder.history = rows[:start]
     learn.recorder.replay = rows[start:]
 
@@ -154,19 +148,23 @@ def _restore(self: SaveBest):
 
 # %% ../nbs/07b_checkpoint.ipynb #810bdfd9
 @patch
+def _is_due(self: SaveBest):
+    "Whether writing the folder takes little of the time since it was written"
+    return (time.perf_counter() - self.written)*self.max_overhead > self.cost
+
+@patch
 def before_epoch(self: SaveBest):
-    if self.epoch < self.n_done: raise CancelEpochException     # ran before the interruption
-    if self.epoch == self.n_done and self.n_done: _set_random_state(self.learn, self.state['random'])
-    waited = time.perf_counter() - self.written
-    if self.epoch and waited*self.max_overhead > self.cost: self.flush(self.learn)
+    if self.epoch < self.n_done: raise CancelEpochException
+    if self.n_done and self.epoch == self.n_done: _set_random_state(self.dls.train.rng, self.state['random'])
+    if self.epoch and self._is_due(): self.flush(self.learn)
 
 # %% ../nbs/07b_checkpoint.ipynb #3f419589
 @patch
 def after_epoch(self: SaveBest):
     if self.epoch < self.n_done: self.best = self.recorder.saved = self._best()
-    elif self.recorder.train_loss.count:                        # not in `lr_find` or `validate`
+    elif self.recorder.train_loss.count:
         self._compare()
-        if self.checkpoint and not rank_distrib(): _write_checkpoint(self.checkpoint, self._run_state())
+        if self.checkpoint and not rank_distrib(): self._write_checkpoint()
 
 @patch
 def _best(self: SaveBest): return best_epoch(self.recorder.to_frame(), self.monitor, self.comp)
@@ -184,23 +182,34 @@ def _compare(self: SaveBest):
 def _run_state(self: SaveBest):
     "Everything that a resumed run needs"
     smooth = self.recorder.smooth_loss
-    return dict(model=self.model.state_dict(), opt=_plain(self.opt.state_dict()), history=self.recorder.history,
-                fit_start=self.fit_start, random=_random_state(self.learn), settings=self.settings or {},
+    return dict(model=self.model.state_dict(), opt=_plain(self.opt.state_dict()),
+                history=self.recorder.history, fit_start=self.fit_start,
+                random=_random_state(self.dls.train.rng), settings=self.settings or {},
                 smooth_loss=(float(smooth.val), int(smooth.count)), unsaved=self.unsaved)
 
-# %% ../nbs/07b_checkpoint.ipynb #ad803589
+# %% ../nbs/07b_checkpoint.ipynb #68b82674
 @patch
-def flush(self: SaveBest,
-    learn: Learner,
-):
+def _write_checkpoint(self: SaveBest):
+    self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    kept = 'the previous one is kept; free space and continue with --resume'
+    with atomic_write(self.checkpoint, kept) as tmp: torch.save(self._run_state(), tmp)
+
+# %% ../nbs/07b_checkpoint.ipynb #ad803589
+@contextmanager
+def _weights(model, weights):
+    "Replace the weights of `model` for a moment"
+    current = deepcopy(model.state_dict())
+    model.load_state_dict(weights)
+    try: yield
+    finally: model.load_state_dict(current)
+
+@patch
+def flush(self: SaveBest, learn: Learner):
     "Write the best weights to the model folder if they are not there yet"
     if not self.unsaved or rank_distrib(): return
     began = time.perf_counter()
-    current = deepcopy(learn.model.state_dict())
-    learn.model.load_state_dict(self.unsaved)
-    try:
-        with no_random(): save_classifier(learn, self.dest, self.best, **self.kwargs)
-    finally: learn.model.load_state_dict(current)
+    with _weights(learn.model, self.unsaved), no_random():
+        save_classifier(learn, self.dest, self.best, **self.kwargs)
     self.unsaved = None
     self.written = time.perf_counter()
     self.cost = self.written - began

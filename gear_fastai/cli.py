@@ -24,8 +24,8 @@ def one_line_errors():
     except BrokenPipeError: raise                               # `… | head`: click ends quietly
     except (ValueError, OSError) as e: raise click.ClickException(_message(e)) from None
     except KeyboardInterrupt:
-        raise click.ClickException('interrupted; the best model so far is kept; to continue, run the same command '
-                                   'with --resume') from None
+        raise click.ClickException('interrupted; the best model so far is kept; '
+                                   'to continue, run the same command with --resume') from None
 
 # %% ../nbs/12_cli.ipynb #e0f8a3d1
 def _message(e):
@@ -35,19 +35,22 @@ def _message(e):
     return text.strip().splitlines()[-1].strip()
 
 # %% ../nbs/12_cli.ipynb #37eb4dd6
-def _rank(): return int(os.environ.get('RANK', 0))
+def _rank(name='RANK'): return int(os.environ.get(name, 0))
 
 def _show_warning(message, *args, **kwargs):
-    "Print a warning of this package as one line; one of several processes speaks"
+    "Print a warning as one line; of several processes, only the first prints it"
     if not _rank(): click.echo(f'warning: {message}', err=True)
 
 # %% ../nbs/12_cli.ipynb #109a89ee
+def _reconfigure(stream, **options):
+    if hasattr(stream, 'reconfigure'): stream.reconfigure(**options)
+
 @click.group(context_settings=dict(help_option_names=['-h', '--help'], show_default=True))
 @click.version_option(package_name='gear_fastai')
 def main():
     "Image classification with fastai: photos, training, evaluation, predictions."
-    for stream in (sys.stdout, sys.stderr):                     # a console may lack the letters of a file name
-        if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')
+    _reconfigure(sys.stdout, errors='backslashreplace') # if it lacks a character
+    _reconfigure(sys.stderr, errors='backslashreplace')
     warnings.simplefilter('ignore')
     warnings.filterwarnings('always', category=UserWarning, module='gear_fastai')
     warnings.showwarning = _show_warning
@@ -80,15 +83,17 @@ _RANGES = dict(
     max_mb=click.FloatRange(0, min_open=True), threads=click.IntRange(0), workers=click.IntRange(1),
     threshold=click.FloatRange(-1, 1))
 
+def _docments(function):
+    from fastcore.docments import docments
+    return docments(function, full=True, returns=False)
+
 def _parameter(source):
     "The parameter that `module:function.parameter` names; a dataclass inherits docments"
-    from fastcore.docments import docments
-    module, path = source.split(':')
-    function, name = path.split('.')
+    module, function, name = source.replace(':', '.').split('.')
     function = getattr(import_module(f'gear_fastai.{module}'), function)
-    found = docments(function, full=True, returns=False)[name]
+    found = _docments(function)[name]
     for parent in getattr(function, '__mro__', ())[1:-1]:
-        found.docment = found.docment or docments(parent, full=True, returns=False).get(name, found).docment
+        found.docment = found.docment or _docments(parent).get(name, found).docment
     return found
 
 # %% ../nbs/12_cli.ipynb #e82e9ae4
@@ -98,24 +103,28 @@ def _help(parameter):
     return text[:1].upper() + text[1:] + '.'
 
 def _type(parameter, source):
-    "Type of an option; None: text"
+    "Type of an option; None for text"
     if source in _CHOICES: return click.Choice(_CHOICES[source])
-    annotation = parameter.anno if parameter.anno in (bool, int, float) else None
-    return _RANGES.get(source.rsplit('.')[-1], annotation)
+    usual = parameter.anno if parameter.anno in (bool, int, float) else None
+    return _RANGES.get(source.rsplit('.')[-1], usual)
 
 # %% ../nbs/12_cli.ipynb #7ff13c48
+def _flag(name, can_be_off):
+    "Option string, such as `-n`, `--save-to` or `--flip/--no-flip`"
+    name = name.removeprefix('do_').replace('_', '-')
+    if len(name) == 1: return f'-{name}'
+    return f'--{name}/--no-{name}' if can_be_off else f'--{name}'
+
 def _option(name, source):
     "A click option made from a parameter's annotation, default and docment"
     optional = source.startswith('?')
     source = source.removeprefix('?')
     parameter = _parameter(source)
-    usual = None if parameter.default is Parameter.empty else parameter.default
+    default = None if parameter.default is Parameter.empty else parameter.default
     kind = _type(parameter, source)
-    flag = name.removeprefix('do_').replace('_', '-')
-    flag = f'-{flag}' if len(flag) == 1 else f'--{flag}'
-    if kind is bool and usual: flag += f'/--no-{flag[2:]}'
-    return click.Option([name, flag], type=kind, is_flag=kind is bool, default=None if optional else usual,
-                        help=_help(parameter))
+    is_flag = kind is bool
+    return click.Option([name, _flag(name, is_flag and default)], type=kind, is_flag=is_flag,
+                        default=None if optional else default, help=_help(parameter))
 
 # %% ../nbs/12_cli.ipynb #42392087
 class _Command(click.Command):
@@ -129,11 +138,13 @@ class _Command(click.Command):
         self.sources = {}
         return super().get_params(ctx)
 
+    def invoke(self, ctx):
+        with one_line_errors(): return super().invoke(ctx)
+
 # %% ../nbs/12_cli.ipynb #f6c4d896
-def _command(group, function=None, names='', **sources):
-    "Decorator: add a command to `group`; `names` are parameters of `function`, `sources` are options of others"
-    optional = '?' if function == 'recipes:TransferRecipe' else ''
-    sources = {name: f'{optional}{function}.{name}' for name in names.split()} | sources
+def _command(group, function='', names='', **sources):
+    "Add a command; its options are `names` of `function` and `sources`"
+    sources = {name: f'{function}.{name}' for name in names.split()} | sources
     return group.command(cls=_Command, sources=sources)
 
 # %% ../nbs/12_cli.ipynb #d551dfa9
@@ -147,7 +158,7 @@ def data():
 def sample(folder, n, seed):
     "Draw a sample dataset of the 12 classes into DIR."
     from gear_fastai.sources import CLASSES, draw_sample
-    with one_line_errors(): click.echo(f'{len(CLASSES)*n} photos drawn: {draw_sample(folder, n, seed)}')
+    click.echo(f'{len(CLASSES)*n} photos drawn: {draw_sample(folder, n, seed)}')
 
 # %% ../nbs/12_cli.ipynb #f4dbde46
 @_command(data, 'sources:fetch', 'url')
@@ -156,12 +167,13 @@ def fetch(folder, url):
     "Download and unpack the published photos, or another archive, into DIR."
     from gear_fastai.photo import list_photos
     from gear_fastai.sources import fetch
-    with one_line_errors():
-        n = sum(1 for _ in list_photos(fetch(folder, url)))
-        click.echo(f'{n} photos unpacked: {folder}')
+    photos = list(list_photos(fetch(folder, url)))
+    click.echo(f'{len(photos)} photos unpacked: {folder}')
 
 # %% ../nbs/12_cli.ipynb #a722b66e
 _as_json = click.option('--json', 'as_json', is_flag=True, help='Print JSON.')
+
+def _echo(x, as_json): click.echo(json.dumps(x.to_dict()) if as_json else str(x))
 
 @_command(data)
 @click.argument('folder', metavar='DIR')
@@ -169,24 +181,25 @@ _as_json = click.option('--json', 'as_json', is_flag=True, help='Print JSON.')
 def audit(folder, as_json):
     "Report counts, unreadable files, duplicates, imbalance and sizes of the photos in DIR."
     from gear_fastai.dataset import audit
-    with one_line_errors():
-        report = audit(folder, progress=sys.stderr.isatty())
-        click.echo(json.dumps(report.to_dict()) if as_json else str(report))
+    _echo(audit(folder, progress=sys.stderr.isatty()), as_json)
 
 # %% ../nbs/12_cli.ipynb #50153abe
+def _counts(column, text):
+    "How often each value occurs in a column, as words"
+    return ', '.join(text.format(n, value) for value, n in column.value_counts().items())
+
 @_command(data, 'dataset:split_dataset', 'method valid test seed', force='dataset:write_splits.force',
           add='dataset:earlier_splits.add')
 @click.argument('folder', metavar='DIR')
 def split(folder, method, valid, test, seed, force, add):
     "Split the photos in DIR into train, valid and test, and write DIR/splits.csv."
     from gear_fastai.dataset import earlier_splits, split_dataset, write_splits
-    if add and force:
-        raise click.UsageError('--add keeps the splits of a manifest and --force replaces them; choose one')
-    with one_line_errors():
-        existing = None if force else earlier_splits(folder, add)
-        splits = split_dataset(folder, method, valid, test, seed, progress=sys.stderr.isatty(), existing=existing)
-        path = write_splits(folder, splits, force or existing is not None)
-        click.echo(f'{path}: ' + ', '.join(f'{n} {name}' for name, n in splits.split.value_counts().items()))
+    if add and force: raise click.UsageError('--add or --force? choose one')
+    existing = None if force else earlier_splits(folder, add)
+    progress = sys.stderr.isatty()
+    splits = split_dataset(folder, method, valid, test, seed, progress=progress, existing=existing)
+    path = write_splits(folder, splits, force or existing is not None)
+    click.echo(f"{path}: {_counts(splits.split, '{} {}')}")
 
 # %% ../nbs/12_cli.ipynb #b8a0dd10
 @_command(data, classes='sources:read_class_map.file')
@@ -195,14 +208,11 @@ def split(folder, method, valid, test, seed, force, add):
 def merge(out, folders, classes):
     "Merge datasets into OUT and record the source of each photo."
     from gear_fastai.sources import merge_datasets, read_class_map
-    with one_line_errors():
-        photos = merge_datasets(folders, out, read_class_map(classes) if classes else None)
-        counts = photos.source.value_counts().items()
-        click.echo(f'{out}: ' + ', '.join(f'{n} photos from {source}' for source, n in counts))
+    photos = merge_datasets(folders, out, read_class_map(classes) if classes else None)
+    click.echo(f"{out}: {_counts(photos.source, '{} photos from {}')}")
 
 # %% ../nbs/12_cli.ipynb #957a54b7
 def _decode_ahead(folder, size):
-    "Decode the photos into the cache; errors are reported later, by the training"
     from gear_fastai.cache import PhotoCache
     from gear_fastai.photo import list_photos
     warnings.simplefilter('ignore')
@@ -210,35 +220,39 @@ def _decode_ahead(folder, size):
 
 # %% ../nbs/12_cli.ipynb #fd0d81e8
 def _load_torch(folder, size):
-    "Import what training needs and decode the photos meanwhile"
     with ProcessPoolExecutor(1) as pool:
-        first = os.environ.get('LOCAL_RANK', '0') == '0'
-        if first and 'torch' not in sys.modules: pool.submit(_decode_ahead, folder, size)
-        with one_line_errors(), _no_garbage_collection(): import gear_fastai.training
+        if 'torch' not in sys.modules and not _rank('LOCAL_RANK'):
+            pool.submit(_decode_ahead, folder, size)
+        with _no_garbage_collection(): import gear_fastai.training
 
 # %% ../nbs/12_cli.ipynb #645f3a74
+def _given_recipe(arch, settings):
+    "The recipe of an architecture with the settings that were given"
+    from gear_fastai.recipes import OptionError, get_recipe
+    given = {name: value for name, value in settings.items() if value is not None}
+    try: return get_recipe(arch, **given)
+    except OptionError as e: raise click.UsageError(str(e)) from None
+
+# %% ../nbs/12_cli.ipynb #3fe0d6c3
 _settings = 'arch size epochs bs lr do_flip patience half weights pretrained views alpha'
 
-@_command(main, 'recipes:TransferRecipe', _settings, **{
+@_command(main, '?recipes:TransferRecipe', _settings, **{
     name: f'recipes:train_model.{name}' for name in ('out', 'split', 'seed', 'resume')})
 @click.argument('folder', metavar='DIR')
 def train(folder, arch, out, split, seed, resume, **settings):
     "Train on the class folders in DIR and save the best epoch. Settings come from the recipe of --arch (gear_cnn)."
     from gear_fastai.dataset import shell_command
-    from gear_fastai.recipes import OptionError, get_recipe, train_model
-    given = {name: value for name, value in settings.items() if value is not None}
-    try: recipe = get_recipe(arch or 'gear_cnn', **given)
-    except OptionError as e: raise click.UsageError(str(e)) from None
+    from gear_fastai.recipes import train_model
+    recipe = _given_recipe(arch or 'gear_cnn', settings)
     _load_torch(folder, recipe.size)
-    with one_line_errors():
-        _check_arch(recipe.arch)
-        out = Path(out or f'models/{recipe.arch}').expanduser()
-        train_model(folder, recipe, out, split, seed, resume)
-        if _rank(): return
-        best = json.loads((out/'gear.json').read_text())['metrics']
-        click.echo(f"saved {out}: epoch {best['epoch']}, validation accuracy {best['accuracy']:.1%}, "
-                   f"loss {best['valid_loss']:.3f}\n"
-                   f'loss plot: {out}/losses.png; next: {shell_command("evaluate", out, folder)}')
+    _check_arch(recipe.arch)
+    out = Path(out or f'models/{recipe.arch}').expanduser()
+    train_model(folder, recipe, out, split, seed, resume)
+    if _rank(): return
+    best = json.loads((out/'gear.json').read_text())['metrics']
+    saved = 'saved {}: epoch {epoch}, validation accuracy {accuracy:.1%}, loss {valid_loss:.3f}'
+    click.echo(saved.format(out, **best))
+    click.echo(f'loss plot: {out}/losses.png; next: {shell_command("evaluate", out, folder)}')
 
 # %% ../nbs/12_cli.ipynb #bd3f9721
 def _check_arch(arch):
@@ -257,13 +271,13 @@ def evaluate(model, folder, split, ood, html, cv, weights, as_json):
     "Score MODEL on the photos in DIR; with --cv, train such a model for each fold of DIR and score it."
     from gear_fastai.evaluation import evaluate
     if cv and (ood or html or split):
-        raise click.UsageError('--cv trains models and makes splits of its own; leave out --split, --html and --ood')
+        raise click.UsageError('--cv makes its own models and splits; leave out --split, --html and --ood')
     if weights and not cv: raise click.UsageError('--weights is for the trainings of --cv')
-    with one_line_errors():
-        if cv: result = _cross_validate(model, folder, cv, weights, as_json)
-        else: result = evaluate(model, folder, split or 'test', progress=sys.stderr.isatty())
-        extra = {} if cv else _extra(result, model, folder, ood, html)
-        click.echo(json.dumps(result.to_dict() | extra) if as_json else '\n'.join([str(result), '', *_lines(extra)]))
+    if cv: return _echo(_cross_validate(model, folder, cv, weights, as_json), as_json)
+    result = evaluate(model, folder, split or 'test', progress=sys.stderr.isatty())
+    extra = _extra(result, model, folder, ood, html)
+    if as_json: click.echo(json.dumps(result.to_dict() | extra))
+    else: click.echo('\n'.join([str(result), '', *_lines(extra)]))
 
 # %% ../nbs/12_cli.ipynb #4c49133d
 def _cross_validate(model, folder, folds, weights, quiet):
@@ -280,22 +294,25 @@ def _extra(evaluation, model, folder, ood, html):
     from gear_fastai.dataset import read_splits
     from gear_fastai.evaluation import manifest_of
     from gear_fastai.inference import classifier
-    from gear_fastai.report import leakage, score_ood, write_report
+    from gear_fastai.report import score_ood, write_report
     clf = classifier(model)
     trained = read_splits(model) if (clf.folder/'splits.csv').exists() else None
     splits = manifest_of(folder, trained) if evaluation.how.endswith(' split') else None
     scored = score_ood(clf, ood, evaluation) if ood else None
-    seen = evaluation.seen_in_training
-    found = {}
-    if splits is not None:
-        found['leakage'] = dict(as_split=None if seen is None else seen/evaluation.n, random=leakage(splits)['random'])
-    if scored is not None: found['ood'] = scored.to_dict('index')
+    found = {} if splits is None else dict(leakage=_leakage(evaluation, splits))
+    if ood: found['ood'] = scored.to_dict('index')
     if html: found['report'] = str(write_report(evaluation, clf, folder, html, splits, scored))
     return found
 
+# %% ../nbs/12_cli.ipynb #16d61bfb
+def _leakage(evaluation, splits):
+    "Leakage of the split and a random one"
+    from gear_fastai.report import leakage
+    seen = evaluation.seen_in_training
+    return dict(as_split=None if seen is None else seen/evaluation.n, random=leakage(splits)['random'])
+
 # %% ../nbs/12_cli.ipynb #94a3bba2
 def _lines(extra):
-    "`extra` as text"
     random = extra.get('leakage', {}).get('random')
     if random is not None: yield f'leakage: {random:.1%} of the test photos of a random split have variants in train'
     for kind, row in extra.get('ood', {}).items():
@@ -303,16 +320,16 @@ def _lines(extra):
     if 'report' in extra: yield f"report: {extra['report']}"
 
 # %% ../nbs/12_cli.ipynb #90363fbb
-def _all_photos(named, skipped):
-    "The photos that were named, and those in folders that were named"
+def _all_photos(names, skipped):
+    "Named photos, and those in named folders"
     from gear_fastai.photo import list_photos
-    for name in named:
-        if os.path.isdir(os.path.expanduser(name)): yield from list_photos(name, skipped=skipped)
+    for name in names:
+        if Path(name).expanduser().is_dir(): yield from list_photos(name, skipped=skipped)
         else: yield name
 
 def _utf8_output():
     "Standard output in UTF-8, unless it is a terminal"
-    if not sys.stdout.isatty() and hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(encoding='utf-8')
+    if not sys.stdout.isatty(): _reconfigure(sys.stdout, encoding='utf-8')
     return sys.stdout
 
 # %% ../nbs/12_cli.ipynb #d9b43456
@@ -323,7 +340,7 @@ def _bar(predictions):
 
 # %% ../nbs/12_cli.ipynb #a2cc1055
 def _counted(predictions, named, counts):
-    "Pass predictions on and count them: all, those with an error, and those of files that were named"
+    "Pass predictions on; count errors, also of `named` files"
     for p in predictions:
         bad = int(p.error is not None)
         counts.update(all=1, bad=bad, named=int(bad and p.path in named))
@@ -333,21 +350,24 @@ def _counted(predictions, named, counts):
 def _print(predictions, clf, as_json, as_csv):
     from gear_fastai.inference import write_csv
     if as_csv: return write_csv(predictions, _utf8_output(), clf.labels)
-    for p in predictions: click.echo(json.dumps(p.to_dict()) if as_json else str(p))
+    for p in predictions: _echo(p, as_json)
 
 # %% ../nbs/12_cli.ipynb #51b3b6bb
 def _predict(photos, as_json, as_csv, **options):
-    "Predict on this machine"
     from gear_fastai.inference import GearClassifier
+    counts = Counter()
+    skipped = Counter()
+    clf = GearClassifier(**options)
+    stream = clf.stream(_all_photos(photos, skipped))
+    _print(_counted(_bar(stream), photos, counts), clf, as_json, as_csv)
+    _report_problems(photos[0], counts, skipped)
+
+def _report_problems(first, counts, skipped):
+    "Print how many files had no prediction; exit status 1 if a named one had none, or all"
     from gear_fastai.photo import describe_skipped
-    counts, skipped = Counter(), Counter()
-    with one_line_errors():
-        clf = GearClassifier(**options)
-        stream = clf.stream(_all_photos(photos, skipped))
-        _print(_counted(_bar(stream), photos, counts), clf, as_json, as_csv)
     reasons = [describe_skipped(skipped)] if skipped else []
-    if not counts['all']: raise click.ClickException('; '.join([f'{photos[0]}: no photos in it', *reasons]))
-    if skipped: click.echo(reasons[0], err=True)
+    if not counts['all']: raise click.ClickException('; '.join([f'{first}: no photos in it', *reasons]))
+    for reason in reasons: click.echo(reason, err=True)
     if counts['bad']: click.echo(f"{counts['bad']} of {counts['all']} could not be read", err=True)
     if counts['bad'] == counts['all'] or counts['named']: sys.exit(1)
 
@@ -355,11 +375,9 @@ def _predict(photos, as_json, as_csv, **options):
 def _predict_catalogue(photos, out, **options):
     "Predict with Ray Data into files"
     from gear_fastai.bulk import score_catalogue
-    from gear_fastai.photo import PhotoError
-    with one_line_errors():
-        gone = [p for p in photos if '://' not in p and not os.path.exists(os.path.expanduser(p))]
-        if gone: raise PhotoError(f'{gone[0]}: no such file or folder')
-        done = score_catalogue(photos, out, progress=sys.stderr.isatty(), **options)
+    gone = [p for p in photos if '://' not in p and not os.path.exists(os.path.expanduser(p))]
+    if gone: raise click.ClickException(f'{gone[0]}: no such file or folder')
+    done = score_catalogue(photos, out, progress=sys.stderr.isatty(), **options)
     click.echo(str(done))
     if done.photos and done.errors == done.photos: sys.exit(1)
 
@@ -367,22 +385,24 @@ def _predict_catalogue(photos, out, **options):
 @_command(main, 'inference:GearClassifier', 'model threads device threshold', out='bulk:score_catalogue.out',
           workers='bulk:score_catalogue.workers', resume='bulk:score_catalogue.resume')
 @click.argument('photos', nargs=-1, required=True, metavar='PHOTO|DIR...')
-@click.option('--json', 'as_json', is_flag=True, help='Print a JSON object per line: path, label (null: not sure), '
-              'confidence, probabilities, similarity, error.')
-@click.option('--csv', 'as_csv', is_flag=True, help='Print a table: path, label (empty: not sure), confidence, top1, '
-              'the probability of each class, error.')
-@click.option('--engine', type=click.Choice(['local', 'ray']), default='local', help='ray: predict a large catalogue '
-              'into files, also from Parquet files and stores (s3://…). Needs gear_fastai[ray].')
-def predict(photos, as_json, as_csv, engine, out, workers, resume, model, threshold, threads, device):
+@click.option('--json', 'as_json', is_flag=True, help='Print a JSON object per line: path, label '
+              '(null: not sure), confidence, probabilities, similarity, error.')
+@click.option('--csv', 'as_csv', is_flag=True, help='Print a table: path, label (empty: not sure), '
+              'confidence, top1, the probability of each class, error.')
+@click.option('--engine', type=click.Choice(['local', 'ray']), default='local', help='ray: predict a '
+              'large catalogue into files, also from Parquet files and stores (s3://…). Needs gear_fastai[ray].')
+def predict(photos, as_json, as_csv, engine, out, workers, resume, **options):
     "Classify photos, and all photos in folders."
     if as_json and as_csv: raise click.UsageError('--json or --csv, not both')
     if engine == 'local':
         if out or workers or resume: raise click.UsageError('--out, --workers and --resume are for --engine ray')
-        return _predict(photos, as_json, as_csv, model=model, threads=threads, device=device, threshold=threshold)
+        return _predict(photos, as_json, as_csv, **options)
+    threads = options.pop('threads')
+    device = options.pop('device')
     if not out or as_csv or threads or device != 'cpu':
-        raise click.UsageError('--engine ray needs --out, and does not take --csv, --threads (use --workers) and --device')
-    _predict_catalogue(photos, out, model=model, workers=workers, format='jsonl' if as_json else 'parquet',
-                       threshold=threshold, resume=resume)
+        raise click.UsageError('--engine ray needs --out, and takes --workers, not --threads, --device or --csv')
+    _predict_catalogue(photos, out, workers=workers, format='jsonl' if as_json else 'parquet',
+                       resume=resume, **options)
 
 # %% ../nbs/12_cli.ipynb #0444c5e6
 @_command(main, 'app:serve', 'model models save_to port host max_mb')
@@ -390,14 +410,14 @@ def app(**options):
     "Serve the uploader as a web page."
     import signal
     from gear_fastai.app import serve
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))               # so that the server ends with this process
-    with one_line_errors(), serve(**options) as (url, server):
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))   # ends the server, too
+    with serve(**options) as (url, server):
         click.echo(f'ready: {url}  (Ctrl+C ends it)')
         try: server.wait()
         except KeyboardInterrupt: click.echo('ended')
 
 # %% ../nbs/12_cli.ipynb #96e914b0
-@main.command()
+@_command(main)
 @click.option('--data', 'folder', default='data/sample', help='Folder for the drawn photos.')
 @click.option('--models', default='models', help='Folder for the models.')
 @click.option('-n', default=40, help='Photos per class.')
@@ -405,23 +425,23 @@ def app(**options):
 @click.option('--weights', default=None, help="File of weights for mobilenetv2_100.  [default: from timm's hub]")
 def demo(folder, models, n, epochs, weights):
     "Draw photos, train a custom CNN and a transfer learner, plot the losses, predict new photos."
-    with one_line_errors():
-        with _no_garbage_collection(): from gear_fastai.recipes import train_model
-        folder = Path(folder)
-        models = Path(models)
-        _demo_data(folder, n)
-        click.echo(f'\n1. A custom CNN, trained from scratch on {12*n} drawn photos')
-        train_model(folder, 'gear_cnn', models/'demo-cnn', epochs=epochs, size=64)
-        click.echo('\n2. A transfer learner: the head first, then the backbone')
-        _demo_transfer(folder, models/'demo-transfer', weights)
-        click.echo('\n3. Test photos')
-        for name in ('demo-cnn', 'demo-transfer'): _demo_evaluation(models/name, folder)
-        click.echo('\n4. New photos')
-        _demo_predictions(models/'demo-cnn', folder.with_name(f'{folder.name}-new'), models/'demo-predictions.png')
+    with _no_garbage_collection(): from gear_fastai.recipes import train_model
+    folder = Path(folder)
+    models = Path(models)
+    _demo_data(folder, n)
+    click.echo(f'\n1. A custom CNN, trained from scratch on {12*n} drawn photos')
+    train_model(folder, 'gear_cnn', models/'demo-cnn', epochs=epochs, size=64)
+    click.echo('\n2. A transfer learner: the head first, then the backbone')
+    _demo_transfer(folder, models/'demo-transfer', weights)
+    click.echo('\n3. Test photos')
+    for name in ('demo-cnn', 'demo-transfer'): _demo_evaluation(models/name, folder)
+    click.echo('\n4. New photos')
+    new = folder.with_name(f'{folder.name}-new')
+    _demo_predictions(models/'demo-cnn', new, models/'demo-predictions.png')
 
 # %% ../nbs/12_cli.ipynb #4a13c662
 def _demo_data(folder, n):
-    "Draw the photos, unless an earlier demo did"
+    "Draw photos, unless a demo did"
     from gear_fastai.sources import draw_sample
     if folder.exists() and any(folder.iterdir()): click.echo(f'{folder}: already there')
     else: click.echo(f'drawn: {draw_sample(folder, n)}')
@@ -434,29 +454,34 @@ def _demo_transfer(folder, out, weights):
     try: train_model(folder, 'mobilenetv2_100', out, epochs=3, size=64, weights=weights)
     except WeightsError as e:
         if weights: raise
-        click.echo(f'{e}\nThe demo continues with a small network and RANDOM weights: it shows the steps of transfer '
-                   'learning, not its accuracy.')
+        click.echo(f'{e}\nThe demo continues with a small network and RANDOM weights: '
+                   'it shows the steps of transfer learning, not its accuracy.')
         train_model(folder, 'test_efficientnet', out, epochs=3, size=64, pretrained=False)
 
 # %% ../nbs/12_cli.ipynb #f5c9482c
 def _demo_evaluation(model, folder):
     from gear_fastai.evaluation import evaluate
     result = evaluate(model, folder)
-    low, high = result.accuracy_ci95
-    click.echo(f'{model.name}: accuracy {result.accuracy:.1%} of {result.n} (95 % interval {low:.1%} to {high:.1%}); '
-               f'loss plot: {model}/losses.png')
+    interval = ' to '.join(f'{x:.1%}' for x in result.accuracy_ci95)
+    click.echo(f'{model.name}: accuracy {result.accuracy:.1%} of {result.n} '
+               f'(95 % interval {interval}); loss plot: {model}/losses.png')
 
 # %% ../nbs/12_cli.ipynb #ec87db82
-def _demo_predictions(model, folder, picture):
-    "Predict photos that are in no dataset; print and draw the predictions"
-    from gear_fastai.inference import classifier, show_predictions
+def _new_photos(folder):
+    "A few photos that are in no dataset"
     from gear_fastai.photo import list_photos
     from gear_fastai.sources import draw_sample
     if not folder.exists(): draw_sample(folder, 1, seed=2026)
-    files = list(list_photos(folder))[:10]
+    return list(list_photos(folder))[:10]
+
+def _demo_predictions(model, folder, picture):
+    "Predict new photos; print and draw the predictions"
+    from gear_fastai.inference import classifier, show_predictions
+    files = _new_photos(folder)
     predictions = classifier(model).predict(files)
     for p in predictions: click.echo(str(p))
-    show_predictions(predictions, truth=[file.parent.name for file in files]).savefig(picture, dpi=80)
+    truth = [file.parent.name for file in files]
+    show_predictions(predictions, truth=truth).savefig(picture, dpi=80)
     click.echo(f'as a picture: {picture}')
 
 # %% ../nbs/12_cli.ipynb #9ccd92cd

@@ -24,8 +24,10 @@ from timm.utils import unwrap_model
 from .photo import FASTAI_RESIZES, normalize, to_pixels
 from .dataset import file_digest, write_splits
 from .learner import check_labels, photo_size, plot_history
-from .transfer import WithFeatures, check_network, frozen_forward, head_logits, write_onnx
-from .calibration import MIN_PHOTOS, calibration_error, fit_temperature, rejection_threshold
+from .transfer import WithFeatures, check_network, frozen_forward
+from .transfer import head_logits, write_onnx
+from .calibration import MIN_PHOTOS, calibration_error
+from .calibration import fit_temperature, rejection_threshold
 from .files import atomic_write
 from .model_folder import FORMAT, ModelError, atomic_folder, file_digests, read_gear
 
@@ -55,7 +57,7 @@ def _halve(path, which):
         proto.graph.node.insert(0, cast)
         values = onnx.numpy_helper.to_array(weight).astype(np.float16)
         weight.CopyFrom(onnx.numpy_helper.from_array(values, stored))
-    proto.model_version = 0     # writes a zero byte near the start, so that git treats the file as binary
+    proto.model_version = 0     # a zero byte near the start: git treats the file as binary
     onnx.save(proto, path)
 
 # %% ../nbs/07a_export.ipynb #f37289ef
@@ -73,18 +75,18 @@ def export_onnx(
     unmerged = dict(training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False) if half else {}
     write_onnx(model, torch.from_numpy(images[:2]), str(path), names, **unmerged)
     _halve(path, lambda name: half or name == 'reference')
-    return _check_onnx(model, path, images, tolerance)
+    difference = _onnx_difference(model, path, images)
+    if difference < tolerance: return difference
+    raise ModelError(f'{path}: ONNX Runtime and torch differ by {difference:.2g}; not saved')
 
 # %% ../nbs/07a_export.ipynb #3dc6763f
-def _check_onnx(model, path, images, tolerance):
+def _onnx_difference(model, path, images):
+    "Largest difference in probability or similarity between ONNX Runtime and torch"
     with torch.no_grad(): want = [o.numpy() for o in model(torch.from_numpy(images))]
     session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
     got = session.run(None, {'image': images})
-    difference = np.abs(softmax(got[0], 1) - softmax(want[0], 1)).max()
-    difference = float(max(difference, np.abs(got[1] - want[1]).max()))
-    if difference < tolerance: return difference
-    raise ModelError(f'{path}: ONNX Runtime and torch differ by {difference:.2g} in probability or similarity; '
-                     'not saved')
+    in_probability = np.abs(softmax(got[0], 1) - softmax(want[0], 1)).max()
+    return float(max(in_probability, np.abs(got[1] - want[1]).max()))
 
 # %% ../nbs/07a_export.ipynb #7590c41b
 @dataclass
@@ -99,16 +101,19 @@ class LoaderInfo:
     train_items: list = None  # items of the training loader
     resize: str = None  # method of fastai's `Resize`; None: letterboxed
 
-    def files(self, split):
+    def files(self,
+        split: str,  # 'train', 'valid' or 'test'
+    ) -> list:
         "Paths of the photos in a split"
         return [self.folder/path for path in self.splits.path[self.splits.split == split]]
 
 # %% ../nbs/07a_export.ipynb #edfc9ffd
+def _rounded(x): return [round(v, 6) for v in x.flatten().tolist()]
+
 def _normalization(dl):
-    "Mean and standard deviation that a loader normalizes with; 0 and 1 if it does not"
+    "Mean and deviation that a loader normalizes with"
     for transform in dl.after_batch.fs:
-        if isinstance(transform, Normalize):
-            return [[round(v, 6) for v in x.flatten().tolist()] for x in (transform.mean, transform.std)]
+        if isinstance(transform, Normalize): return _rounded(transform.mean), _rounded(transform.std)
     return [0., 0., 0.], [1., 1., 1.]
 
 # %% ../nbs/07a_export.ipynb #2eaeed12
@@ -120,31 +125,38 @@ def _labels(dls):
     return [str(label) for label in dls.vocab]
 
 # %% ../nbs/07a_export.ipynb #82b81a57
+def _is_file(x): return isinstance(x, (str, Path)) and Path(x).is_file()
+
 def _file_of(item, transforms):
-    "The file behind an item, or behind what the transforms make of it before they open it"
+    "The file behind an item or a step of its transforms"
     for transform in (noop, *transforms.fs):
         item = transform(item)
-        if isinstance(item, (str, Path)) and Path(item).is_file(): return Path(os.path.abspath(item))
+        if _is_file(item): return Path(os.path.abspath(item))
     raise ValueError('no file')
 
 # %% ../nbs/07a_export.ipynb #63d2c080
+def _files_of(photos):
+    "The file behind each item of a fastai `TfmdLists`"
+    items = getattr(photos.items, 'iloc', photos.items)
+    return [_file_of(items[i], photos.tfms) for i in range(len(photos.items))]
+
+# %% ../nbs/07a_export.ipynb #7a7be2aa
 def _rows_of(dls, dataset, split):
     "File, label and split of each photo in a fastai dataset"
     try:
         photos, labels = dataset.tls
-        items = getattr(photos.items, 'iloc', photos.items)
-        files = [_file_of(items[i], photos.tfms) for i in range(len(photos.items))]
+        files = _files_of(photos)
     except Exception:
-        raise ModelError(f'the items of the {split} loader are not files, so the model could not record '
-                         'its training photos; use dataloaders(folder), or loaders of image files') from None
+        raise ModelError(f'the items of the {split} loader are not files, so a model could not record '
+                         'them; use dataloaders(folder), or loaders of image files') from None
     return [(file, str(dls.vocab[int(label)]), split) for file, label in zip(files, labels)]
 
 # %% ../nbs/07a_export.ipynb #7ba4ff17
-def _splits_of(dls):
-    "Common folder and manifest of fastai's own loaders"
-    rows = _rows_of(dls, dls.train_ds, 'train') + _rows_of(dls, dls.valid_ds, 'valid')
+def _splits_of(rows):
+    "Common folder of the files in `rows`, and their manifest"
     folder = Path(os.path.commonpath([file.parent for file, *_ in rows]))
-    splits = pd.DataFrame(rows, columns=['path', 'label', 'split']).drop_duplicates('path', ignore_index=True)
+    splits = pd.DataFrame(rows, columns=['path', 'label', 'split'])
+    splits = splits.drop_duplicates('path', ignore_index=True)
     splits['path'] = [file.relative_to(folder).as_posix() for file in splits.path]
     splits.insert(2, 'group', range(len(splits)))
     return folder, splits
@@ -166,45 +178,48 @@ def _resize_method(dls, info, n=32):
         largest[method] = _differences(files, method, info, expected)
         if largest[method].max() < 1.5: return method
     file = files[min(largest.values(), key=np.median).argmax()]
-    raise ModelError(f'{file}: {_why_different(file)}; use dataloaders(folder), or PhotoBlock(size) in place of '
-                     'ImageBlock in your DataBlock')
+    raise ModelError(f'{file}: the loaders {_why_different(file)}; use dataloaders(folder), or PhotoBlock(size) '
+                     'in place of ImageBlock in your DataBlock')
 
 # %% ../nbs/07a_export.ipynb #f783010c
-def _differences(files, method, info, expected):
-    "Largest difference of each image from the expected one, in gray levels"
+def _read_images(files, info, method):
+    "Normalized images of `files`, (N, 3, S, S)"
     pixels = np.stack([to_pixels(file, info.size, method) for file in files])
-    difference = np.abs(normalize(pixels, info.mean, info.std) - expected)
+    return normalize(pixels, info.mean, info.std)
+
+def _differences(files, method, info, expected):
+    "Largest difference of each image, in gray levels"
+    difference = np.abs(_read_images(files, info, method) - expected)
     return (difference*255*np.array(info.std)[:, None, None]).max((1, 2, 3))
 
 # %% ../nbs/07a_export.ipynb #8c0e7fa9
 def _why_different(file):
-    "Why fastai's loaders give other pixels than inference"
+    "How fastai's loaders treat a photo differently"
     with Image.open(file) as im:
-        if im.has_transparency_data: return 'the loaders do not put its transparency on white as inference does'
-        if im.getexif().get(0x0112, 1) != 1: return 'the loaders do not rotate it upright as inference does'
-    return "the loaders resize it in a way that inference can't reproduce (item_tfms=Resize(size) alone is fine)"
+        if im.has_transparency_data: return 'do not put its transparency on white'
+        if im.getexif().get(0x0112, 1) != 1: return 'do not rotate it upright'
+    return "resize it unlike inference (item_tfms=Resize(size) alone is fine)"
 
 # %% ../nbs/07a_export.ipynb #a2f75c99
 def describe_loaders(
     dls: DataLoaders,  # of `dataloaders`, or fastai's own
 ) -> LoaderInfo:
-    "Describe the photos of loaders and their preprocessing; raise `ModelError` if inference can't reproduce it"
-    mean, std = _normalization(dls.valid)
-    info = LoaderInfo(photo_size(dls), mean, std, _labels(dls))
+    "Describe loaders; raise `ModelError` if inference can't reproduce their preprocessing"
+    info = LoaderInfo(photo_size(dls), *_normalization(dls.valid), _labels(dls))
     if isinstance(getattr(dls, 'splits', None), pd.DataFrame):
-        info.folder, info.splits = dls.folder, dls.splits
+        info.folder = dls.folder
+        info.splits = dls.splits
         info.train_items = info.files('train')
     else:
-        info.folder, info.splits = _splits_of(dls)
+        rows = _rows_of(dls, dls.train_ds, 'train') + _rows_of(dls, dls.valid_ds, 'valid')
+        info.folder, info.splits = _splits_of(rows)
         info.train_items = dls.train_ds.items
         info.resize = _resize_method(dls, info)
     return info
 
 # %% ../nbs/07a_export.ipynb #2d18d8c4
-def check_learner(
-    learn: Learner,
-):
-    "Raise `ModelError` or `ValueError` if the network or the loaders of `learn` can't be saved as a model folder"
+def check_learner(learn: Learner):
+    "Raise `ModelError` or `ValueError` if `learn` can't be saved as a model folder"
     model = unwrap_model(learn.model)
     _check_kind(model, len(_labels(learn.dls)))
     info = describe_loaders(learn.dls)
@@ -218,31 +233,35 @@ def _check_kind(model, n_classes):
         raise ModelError(f"a {type(model).__name__} can't be saved, only networks of timm: "
                          "use transfer_learner(dls, 'resnet18') or photo_learner(dls)")
     if n_classes != model.num_classes:
-        raise ModelError(f'the network has {model.num_classes} outputs, the photos have {n_classes} classes; '
+        raise ModelError(f'the network has {model.num_classes} outputs for {n_classes} classes; '
                          'create it with num_classes=dls.c')
 
 # %% ../nbs/07a_export.ipynb #d101e08b
+def _file_size(path): return path.stat().st_size if path.is_file() else 0
+
 def fingerprint(
     splits: pd.DataFrame,  # path, label, split
     folder,  # folder that the paths are relative to
-) -> dict:  # number of photos and classes, photos per split, and a digest of paths, labels, splits and file sizes
-    "Summarize a dataset so that a changed one can be told apart"
+) -> dict:  # number of photos and classes, photos per split, and a digest
+    "Summarize a dataset; the digest changes with paths, labels, splits and file sizes"
     digest = hashlib.blake2b(digest_size=16)
     for row in splits.sort_values('path').itertuples():
-        file = Path(folder)/row.path
-        size = file.stat().st_size if file.is_file() else 0
-        digest.update(f'{row.path}\t{row.label}\t{row.split}\t{size}\n'.encode(errors='surrogateescape'))
-    return dict(photos=len(splits), classes=splits.label.nunique(), split=splits.split.value_counts().to_dict(),
-                blake2b=digest.hexdigest())
+        line = f'{row.path}\t{row.label}\t{row.split}\t{_file_size(Path(folder)/row.path)}\n'
+        digest.update(line.encode(errors='surrogateescape'))
+    return dict(photos=len(splits), classes=splits.label.nunique(),
+                split=splits.split.value_counts().to_dict(), blake2b=digest.hexdigest())
 
 # %% ../nbs/07a_export.ipynb #9b0e07f8
+def _photo_digest(row, folder):
+    "Digest of a train or valid photo, else an empty string"
+    path = Path(folder)/row.path
+    return file_digest(path) if row.split != 'test' and path.is_file() else ''
+
 def _with_digests(splits, folder):
-    "`splits` with the digest of each train and valid photo"
-    def digest(row):
-        path = Path(folder)/row.path
-        return file_digest(path) if row.split != 'test' and path.is_file() else ''
+    "`splits` with the digest of each photo"
     with ThreadPoolExecutor() as pool:
-        return splits.assign(digest=list(pool.map(digest, splits.itertuples())))
+        digests = pool.map(partial(_photo_digest, folder=folder), splits.itertuples())
+        return splits.assign(digest=list(digests))
 
 # %% ../nbs/07a_export.ipynb #45317fad
 @dataclass
@@ -254,19 +273,24 @@ class _Features:
     labels: Tensor  # of validation photos, (N,)
 
 # %% ../nbs/07a_export.ipynb #6982e4fb
+def _run_network(learn, model, train_items):
+    "Features of training photos; logits and features of all validation photos"
+    valid = learn.dls.valid
+    forward = frozen_forward(WithFeatures(model), valid.one_batch()[0][:2].cpu())
+    train_dl = learn.dls.test_dl(train_items, bs=64)
+    train = torch.cat([forward(batch[0].cpu())[1] for batch in train_dl])
+    outputs = [forward(batch[0].cpu()) for batch in valid]
+    return train, *map(torch.cat, zip(*outputs))
+
+# %% ../nbs/07a_export.ipynb #bfccfb34
 def _features(learn, model, train_items, n=2000):
     "Features of `n` training photos and all validation photos"
-    valid = learn.dls.valid
-    labels = torch.cat([y.cpu() for _, y in valid])
-    if (known := getattr(learn, 'probe_features', None)):     # of a linear probe
-        train, features = known
-        reference = F.normalize(_evenly(train, n))
-        return _Features(reference, F.normalize(features), head_logits(model, features), labels)
-    forward = frozen_forward(WithFeatures(model), valid.one_batch()[0][:2].cpu())
-    train_dl = learn.dls.test_dl(_evenly(train_items, n), bs=64)
-    reference = torch.cat([forward(batch[0].cpu())[1] for batch in train_dl])
-    logits, features = (torch.cat(o) for o in zip(*(forward(batch[0].cpu()) for batch in valid)))
-    return _Features(F.normalize(reference), F.normalize(features), logits, labels)
+    labels = torch.cat([y.cpu() for _, y in learn.dls.valid])
+    known = getattr(learn, 'probe_features', None)     # of a linear probe
+    if known: outputs = _evenly(known[0], n), head_logits(model, known[1]), known[1]
+    else: outputs = _run_network(learn, model, _evenly(train_items, n))
+    train, logits, valid = outputs
+    return _Features(F.normalize(train), F.normalize(valid), logits, labels)
 
 # %% ../nbs/07a_export.ipynb #253570cc
 def _calibrate(features, rate=.02):
@@ -309,8 +333,9 @@ Expected calibration error {{ '%.1f'|format(100*calibration.calibration_error.be
 {{ '%.3f'|format(about.rejection_threshold) }} is "not sure",
 like {{ '%.0f'|format(100*calibration.rejection_rate) }} % of the validation photos.
 {% endif %}
-**Input** {{ preprocessing }}; RGB in [0, 1], minus {{ about.preprocessing.mean }},
-divided by {{ about.preprocessing.std }}.
+**Input** {{ preprocessing }} to
+{{ about.preprocessing.size }} × {{ about.preprocessing.size }} pixels; RGB in [0, 1],
+minus {{ about.preprocessing.mean }}, divided by {{ about.preprocessing.std }}.
 
 **Limits** The model knows its {{ about.labels|length }} classes only. It is "not sure" about most
 other pictures, and about many photos of these classes that look unlike the training photos.
@@ -322,27 +347,20 @@ GearClassifier('{{ name }}').predict('photo.jpg')
 ```
 '''
 
-def _percent(value): return f'{100*value:.1f} %'
-
-# %% ../nbs/07a_export.ipynb #2c9dfe66
-def _test_line(test):
-    low, high = map(_percent, test['accuracy_ci95'])
-    accuracy = f"accuracy {_percent(test['accuracy'])} (95 % interval {low} to {high}; rejected photos included)"
-    return f"- {test['what']}: {accuracy}, macro-F1 {test['macro_f1']:.3f}, {test['n']} photos"
+_TEST = ('- {what}: accuracy {accuracy:.1%} (95 % interval {accuracy_ci95[0]:.1%} to {accuracy_ci95[1]:.1%}; '
+         'rejected photos included), macro-F1 {macro_f1:.3f}, {n} photos')
 
 # %% ../nbs/07a_export.ipynb #4f37ce21
-def _input_line(preprocessing):
-    size = preprocessing['size']
-    method = preprocessing.get('resize')
-    side = f'{size} × {size} pixels'
-    if method in FASTAI_RESIZES: return f"a photo resized to {side} as by fastai's Resize('{method}')"
-    return f'an upright photo, transparency on white, letterboxed on white to {side}'
+def _how_resized(method):
+    if method in FASTAI_RESIZES: return f"a photo resized like fastai's Resize('{method}')"
+    return 'an upright photo, transparency on white, letterboxed on white'
 
 # %% ../nbs/07a_export.ipynb #7b2f772d
 def _card_data(name, tests):
     "Header of the card, with test accuracies in the Hub's `model-index`"
     task = 'image-classification'
-    results = [EvalResult(task, 'folder', test['what'], 'accuracy', round(test['accuracy'], 4)) for test in tests]
+    results = [EvalResult(task, 'folder', test['what'], 'accuracy', round(test['accuracy'], 4))
+               for test in tests]
     index = dict(model_name=name, eval_results=results) if results else {}
     return ModelCardData(library_name='timm', pipeline_tag=task, tags=['gear_fastai'], **index)
 
@@ -351,44 +369,47 @@ def _card(name, about):
     "The model card as text"
     tests = about['evaluations']
     numbers = {k: v for k, v in about['metrics'].items() if isinstance(v, (int, float))}
-    parts = dict(
+    card = ModelCard.from_template(
+        _card_data(name, tests), template_str=_CARD, name=name, about=about,
         split=', '.join(f'{n} {split}' for split, n in about['data']['split'].items()),
         metrics=', '.join(f'{k} {v:.4g}' for k, v in numbers.items()),
-        tests=''.join('\n' + _test_line(test) for test in tests),
-        calibration=about.get('calibration'), preprocessing=_input_line(about['preprocessing']))
-    data = _card_data(name, tests)
-    return ModelCard.from_template(data, template_str=_CARD, name=name, about=about, **parts).content
+        tests=''.join('\n' + _TEST.format(**test) for test in tests),
+        calibration=about.get('calibration'), preprocessing=_how_resized(about['preprocessing'].get('resize')))
+    return card.content
 
 # %% ../nbs/07a_export.ipynb #61447aeb
+_LETTERBOX = dict(resize='fit the longer side, bicubic', pad='white', orientation='EXIF applied',
+                  transparency='on white')
+
 def _preprocessing(info):
     "Preprocessing as recorded in gear.json"
-    letterbox = dict(resize='fit the longer side, bicubic', pad='white', orientation='EXIF applied',
-                     transparency='on white')
-    how = dict(resize=info.resize) if info.resize else letterbox
+    how = dict(resize=info.resize) if info.resize else _LETTERBOX
     return dict(size=info.size, **how, mean=info.mean, std=info.std)
 
 # %% ../nbs/07a_export.ipynb #d2cdf189
+_PACKAGES = 'gear_fastai', 'torch', 'timm', 'fastai', 'onnxruntime', 'pillow'
+
 def _describe(architecture, info, row, calibration, difference, notes):
     "The content of gear.json, but for the digests of the other files"
     metrics = {k: v for k, v in row.items() if k != 'seconds'}
-    packages = 'gear_fastai', 'torch', 'timm', 'fastai', 'onnxruntime', 'pillow'
     return dict(
-        format=FORMAT, architecture=architecture, labels=info.labels, preprocessing=_preprocessing(info),
-        **calibration, evaluations=[],
+        format=FORMAT, architecture=architecture, labels=info.labels,
+        preprocessing=_preprocessing(info), **calibration, evaluations=[],
         metrics=dict(metrics, measured='on the validation photos, which chose the saved epoch'),
         onnx_max_probability_difference=difference, data=fingerprint(info.splits, info.folder),
-        versions={package: version(package) for package in packages}, notes=notes or {})
+        versions={package: version(package) for package in _PACKAGES}, notes=notes or {})
 
 # %% ../nbs/07a_export.ipynb #0bc92b83
 def _clone_weights(model, state, *args):
     "Give each weight its own memory: safetensors refuses weights that two layers share"
-    for name, weight in state.items(): state[name] = weight.clone(memory_format=torch.contiguous_format)
+    for name, weight in state.items():
+        state[name] = weight.clone(memory_format=torch.contiguous_format)
 
 # %% ../nbs/07a_export.ipynb #e5db471a
 def _write_weights(model, folder, info, half):
     "model.safetensors and config.json in timm's layout"
-    data_config = dict(input_size=(3, info.size, info.size), mean=info.mean, std=info.std, interpolation='bicubic',
-                       crop_pct=1.)
+    data_config = dict(input_size=(3, info.size, info.size), mean=info.mean, std=info.std,
+                       interpolation='bicubic', crop_pct=1.)
     hook = model.register_state_dict_post_hook(_clone_weights)
     save_for_hf(model.half() if half else model, folder, model_config=dict(label_names=info.labels),
                 safe_serialization=True, data_config=data_config)
@@ -397,7 +418,7 @@ def _write_weights(model, folder, info, half):
 
 # %% ../nbs/07a_export.ipynb #29cf454c
 def _copy_for_export(model, half):
-    "A copy on the CPU in evaluation mode, with weights rounded to half precision if asked"
+    "A copy on the CPU in evaluation mode, rounded to half precision if asked"
     model = deepcopy(model).cpu().float().eval().to(memory_format=torch.contiguous_format)
     return model.half().float() if half else model
 
@@ -418,38 +439,37 @@ def save_classifier(
     features = _features(learn, model, info.train_items)
     with atomic_folder(dest) as tmp:
         _write_weights(model, tmp, info, half)
-        difference = export_onnx(model, features.reference, tmp/'model.onnx', _some_images(info), half=half)
-        metrics = history[row] if history else {}
-        about = _describe(model.pretrained_cfg['architecture'], info, metrics, _calibrate(features), difference, notes)
+        images = _read_images(info.files('valid')[:8], info, info.resize)
+        difference = export_onnx(model, features.reference, tmp/'model.onnx', images, half=half)
+        about = _describe(model.pretrained_cfg['architecture'], info, history[row] if history else {},
+                          _calibrate(features), difference, notes)
         _write_description(tmp, dest.name, dict(about, files=file_digests(tmp)))
         write_splits(tmp, _with_digests(info.splits, info.folder))
         if history: write_history(learn, tmp, row)
     return dest
 
-# %% ../nbs/07a_export.ipynb #15b6ef91
-def _some_images(info):
-    "A few normalized validation images, to verify the ONNX file with"
-    pixels = [to_pixels(file, info.size, info.resize) for file in info.files('valid')[:8]]
-    return normalize(np.stack(pixels), info.mean, info.std)
-
 # %% ../nbs/07a_export.ipynb #790302ac
 def _write_description(folder, name, about):
-    (folder/'gear.json').write_text(json.dumps(about, indent=1))
-    shutil.copymode(folder/'gear.json', folder/'model.safetensors')     # safetensors makes its files private
+    gear = folder/'gear.json'
+    gear.write_text(json.dumps(about, indent=1))
+    shutil.copymode(gear, folder/'model.safetensors')
     (folder/'README.md').write_text(_card(name, about), encoding='utf-8')
 
 # %% ../nbs/07a_export.ipynb #88016d09
+def _write_losses(path, history, saved):
+    ax = Figure(figsize=(6, 3.5), layout='constrained').subplots()     # needs no display
+    plot_history(history, saved, ax)
+    with atomic_write(path) as tmp: ax.figure.savefig(tmp, dpi=100, format='png')
+
 def write_history(
     learn: Learner,
     folder,  # a model folder
-    saved: int,  # row of the history whose weights were saved
+    saved: int,  # row of the history that was saved
 ):
-    "Write `history.csv` and `losses.png` up to the current epoch"
+    "Write `history.csv` and `losses.png`"
     history = learn.recorder.to_frame()
     with atomic_write(Path(folder)/'history.csv') as tmp: history.to_csv(tmp, index=False)
-    ax = Figure(figsize=(6, 3.5), layout='constrained').subplots()     # needs no display, unlike pyplot
-    plot_history(history, saved, ax)
-    with atomic_write(Path(folder)/'losses.png') as tmp: ax.figure.savefig(tmp, dpi=100, format='png')
+    _write_losses(Path(folder)/'losses.png', history, saved)
 
 # %% ../nbs/07a_export.ipynb #255d5e8b
 def add_evaluation(
@@ -461,7 +481,8 @@ def add_evaluation(
     folder = Path(folder).expanduser()
     about = read_gear(folder)
     names = 'n', 'accuracy', 'accuracy_ci95', 'macro_f1'
-    about['evaluations'].append(dict(what=what, **{name: getattr(evaluation, name) for name in names}))
+    figures = {name: getattr(evaluation, name) for name in names}
+    about['evaluations'].append(dict(what=what, **figures))
     with atomic_write(folder/'gear.json') as tmp: tmp.write_text(json.dumps(about, indent=1))
     write_card(folder, folder.name)
 

@@ -20,68 +20,73 @@ class ModelError(ValueError):
 # %% ../nbs/07_model_folder.ipynb #63f27f31
 def _unfinished(dest): return dest.with_name(f'.{dest.name}.tmp')
 def _old(dest): return dest.with_name(f'.{dest.name}.old')
+def _is_model(folder): return (folder/'gear.json').is_file()
 
 def restore_replaced(
     dest,  # a model folder
 ):
-    "Put the old model back if its replacement was interrupted between the two renames"
+    "Put the old model back if its replacement was interrupted"
     dest = Path(dest)
-    # Another process may restore it first, and the parent folder may be read-only
     with suppress(OSError):
-        if not dest.exists() and (_old(dest)/'gear.json').is_file(): _old(dest).rename(dest)
+        if not dest.exists() and _is_model(_old(dest)): _old(dest).rename(dest)
 
 # %% ../nbs/07_model_folder.ipynb #21e8083e
 def _leftovers(dest):
-    "Where temporary files and folders of `dest` may be"
     yield from (_unfinished(dest), _old(dest), dest.with_name(f'{dest.name}.checkpoint.tmp'))
     yield from dest.parent.glob(f'.{escape(dest.name)}.checkpoint.*')
-    if (dest/'gear.json').is_file(): yield from dest.glob('.*')
+    if _is_model(dest): yield from dest.glob('.*')
 
+# %% ../nbs/07_model_folder.ipynb #23c77470
 def clear_leftovers(
     dest,  # a model folder
 ):
-    "Restore or delete what a killed process left beside `dest` and in it"
-    dest = Path(dest)
+    "Restore or delete what a killed process left"
     restore_replaced(dest)
-    for path in list(_leftovers(dest)):
+    for path in list(_leftovers(Path(dest))):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 # %% ../nbs/07_model_folder.ipynb #f3258384
+def _is_replaceable(dest):
+    if not dest.exists() or _is_model(dest): return True
+    return dest.is_dir() and not any(dest.iterdir())
+
 def check_replaceable(
     dest,  # the folder to write
 ):
-    "Raise `ModelError` if `dest` exists and is neither empty nor a saved model"
-    dest = Path(dest)
-    if not dest.exists() or (dest/'gear.json').is_file(): return
-    if not dest.is_dir() or any(dest.iterdir()):
+    "Raise `ModelError` unless `dest` is free, empty or a saved model"
+    if not _is_replaceable(Path(dest)):
         raise ModelError(f'{dest}: exists and is not a saved model; choose another folder')
 
 # %% ../nbs/07_model_folder.ipynb #21e3de80
+def _swap(new, dest):
+    "Do both renames; return False if the old model was put back between them"
+    if dest.exists(): dest.rename(_old(dest))
+    try: new.rename(dest)
+    except OSError:
+        if not dest.exists(): raise
+        return False
+    return True
+
+# %% ../nbs/07_model_folder.ipynb #ce994216
 def replace_folder(
     new,  # a complete model folder beside `dest`
     dest,  # the model folder to create or replace
 ):
     "Rename `new` to `dest`"
-    while True:
-        if dest.exists(): dest.rename(_old(dest))
-        try: new.rename(dest)
-        except OSError:
-            if not dest.exists(): raise
-        else: break
+    while not _swap(new, dest): pass
     shutil.rmtree(_old(dest), ignore_errors=True)
 
 # %% ../nbs/07_model_folder.ipynb #d262f780
 @contextmanager
 def atomic_folder(
-    dest,  # the folder to create; an existing model is replaced, anything else raises `ModelError`
+    dest,  # the folder to create; an existing model is replaced
 ):  # yields the temporary folder to write to
     "Write a model folder completely or not at all"
     dest = Path(dest)
     clear_leftovers(dest)
     check_replaceable(dest)
-    dest.parent.mkdir(parents=True, exist_ok=True)
     tmp = _unfinished(dest)
-    tmp.mkdir()
+    tmp.mkdir(parents=True)
     try:
         with disk_errors(dest, 'the previous model is kept'):
             yield tmp
@@ -113,19 +118,20 @@ def read_checked(
     name: str,  # a file in it
     gear: dict,  # content of gear.json, see `read_gear`
 ) -> bytes:
-    "Read a file of a saved model; raise `ModelError` if it has changed since it was saved"
+    "Read a file of a saved model; raise `ModelError` if it has changed"
     content = (Path(folder)/name).read_bytes()
-    if _digest(name, content) != gear['files'].get(name):
-        raise ModelError(f'{folder}/{name}: not the file that was saved; {_REPAIR}')
-    return content
+    if _digest(name, content) == gear['files'].get(name): return content
+    raise ModelError(f'{folder}/{name}: not the file that was saved; {_REPAIR}')
 
 # %% ../nbs/07_model_folder.ipynb #83dd65f8
 def _version(folder):
     "A value that changes when the folder is replaced; None if there is no folder"
+    restore_replaced(folder)
     try: status = os.stat(folder)
     except OSError: return None
     return status.st_ino, status.st_ctime_ns
 
+# %% ../nbs/07_model_folder.ipynb #fe19b036
 def retry_if_replaced(
     read,  # a function whose first argument is a model folder
 ):
@@ -134,12 +140,10 @@ def retry_if_replaced(
     def wrapper(folder, *args):
         folder = Path(folder).expanduser()
         while True:
-            restore_replaced(folder)
-            before = _version(folder)
+            old = _version(folder)
             try: return read(folder, *args)
             except (ModelError, OSError):
-                restore_replaced(folder)
-                if _version(folder) == before: raise
+                if _version(folder) == old: raise
     return wrapper
 
 # %% ../nbs/07_model_folder.ipynb #7b61e4eb
@@ -148,6 +152,9 @@ def _are_numbers(values, n):
     if not isinstance(values, list) or len(values) != n: return False
     return all(type(v) in (int, float) for v in values)
 
+def _is_count(x): return type(x) is int and x > 0
+def _is_positive(x): return _are_numbers([x], 1) and 0 < x < math.inf
+
 # %% ../nbs/07_model_folder.ipynb #c78a8966
 def _are_labels(values):
     "Whether `values` is a list of different, non-empty names"
@@ -155,60 +162,65 @@ def _are_labels(values):
     return all(isinstance(v, str) and v for v in values) and len(set(values)) == len(values)
 
 # %% ../nbs/07_model_folder.ipynb #aba1028b
-def _preprocessing_problem(rule):
-    if not isinstance(rule, dict) or not isinstance(rule.get('size'), int) or rule['size'] < 1:
-        return 'preprocessing has no image size'
-    numbers = _are_numbers(rule.get('mean'), 3) and _are_numbers(rule.get('std'), 3)
-    if not numbers or min(rule['std']) <= 0: return 'preprocessing needs mean and std of three numbers'
+def _is_scale(x): return _are_numbers(x, 3) and min(x) > 0
+
+def _is_preprocessing(rule):
+    if not isinstance(rule, dict) or not _is_count(rule.get('size')): return False
+    return _are_numbers(rule.get('mean'), 3) and _is_scale(rule.get('std'))
 
 # %% ../nbs/07_model_folder.ipynb #43e4df46
-def _problem(gear):
-    "What is wrong with the content of gear.json; None if nothing is"
-    if not isinstance(gear, dict) or not isinstance(gear.get('format'), int): return 'format is not a number'
-    if not _are_labels(gear.get('labels')): return 'labels are not a list of different names'
-    if not (_are_numbers([gear.get('temperature')], 1) and 0 < gear['temperature'] < math.inf):
-        return 'temperature is not a positive number'
-    if not isinstance(gear.get('files'), dict): return 'the digests of the files are missing'
-    return _preprocessing_problem(gear.get('preprocessing'))
+_ENTRIES = {
+    'format': (_is_count, 'a whole number'),
+    'labels': (_are_labels, 'a list of different names'),
+    'temperature': (_is_positive, 'a positive number'),
+    'files': (lambda x: isinstance(x, dict), 'the digests of the files'),
+    'preprocessing': (_is_preprocessing, 'an image size, and mean and std of three numbers'),
+}
+
+def _check_entries(path, gear):
+    "Raise `ModelError` for an invalid entry of gear.json"
+    for name, (is_valid, expected) in _ENTRIES.items():
+        if not is_valid(gear.get(name)): raise ModelError(f'{path}: damaged ({name}: not {expected})')
 
 # %% ../nbs/07_model_folder.ipynb #096f4b62
-def _parse_gear(folder):
-    "The checked content of gear.json"
-    try: gear = json.loads((folder/'gear.json').read_text(encoding='utf-8'))
-    except (ValueError, RecursionError) as e:
-        raise ModelError(f'{folder}/gear.json: damaged ({e})') from None
-    if isinstance(gear, dict) and isinstance(gear.get('format'), int) and gear['format'] > FORMAT:
-        raise ModelError(f"{folder}: written by a newer gear_fastai (format {gear['format']}, "
-                         f'this version reads {FORMAT}); upgrade gear_fastai')
-    problem = _problem(gear)
-    if problem: raise ModelError(f'{folder}/gear.json: damaged ({problem})')
-    return gear
+def _load_gear(path):
+    "The JSON object in a file"
+    try: gear = json.loads(path.read_text(encoding='utf-8'))
+    except (ValueError, RecursionError) as e: raise ModelError(f'{path}: damaged ({e})') from None
+    return gear if isinstance(gear, dict) else {}
+
+# %% ../nbs/07_model_folder.ipynb #75c6c4f3
+def _check_format(folder, found):
+    "Raise `ModelError` for a format of a later version"
+    if _is_count(found) and found > FORMAT:
+        raise ModelError(f'{folder}: format {found} is of a newer gear_fastai; upgrade gear_fastai')
 
 # %% ../nbs/07_model_folder.ipynb #e92213e0
 def _check_complete(folder):
     if not folder.is_dir(): raise ModelError(f'{folder}: no such model folder')
-    missing = [name for name in FILES if not (folder/name).is_file()]
-    if missing: raise ModelError(f'{folder}: not a saved model; it has no {", ".join(missing)}')
+    gone = ', '.join(name for name in FILES if not (folder/name).is_file())
+    if gone: raise ModelError(f'{folder}: not a saved model; it has no {gone}')
 
 # %% ../nbs/07_model_folder.ipynb #eb906985
 @retry_if_replaced
 def read_gear(
     folder,  # a model folder
 ) -> dict:  # content of gear.json
-    "Read the description of a saved model; raise `ModelError` if the model is incomplete or damaged"
+    "Read the description of a saved model; raise `ModelError` if it is damaged"
     _check_complete(folder)
-    gear = _parse_gear(folder)
+    gear = _load_gear(folder/'gear.json')
+    _check_format(folder, gear.get('format'))
+    _check_entries(folder/'gear.json', gear)
     config = json.loads(read_checked(folder, 'config.json', gear))
-    if config.get('label_names') != gear['labels']:
-        raise ModelError(f'{folder}/gear.json: its labels are not those of config.json; {_REPAIR}')
-    return gear
+    if config.get('label_names') == gear['labels']: return gear
+    raise ModelError(f'{folder}/gear.json: its labels are not those of config.json; {_REPAIR}')
 
 # %% ../nbs/07_model_folder.ipynb #e05c6105
 @retry_if_replaced
 def read_model(
     folder,  # a model folder
     name: str,  # a file in it
-) -> tuple:  # content of gear.json (dict), content of the file (bytes)
-    "Read the description of a saved model and one of its files"
+) -> tuple:  # gear.json as a dict, and the bytes
+    "Read the description of a model and one of its files"
     gear = read_gear(folder)
     return gear, read_checked(folder, name, gear)

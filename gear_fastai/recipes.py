@@ -32,11 +32,11 @@ class Recipe:
     "Settings for training one architecture"
     arch: str  # name of a custom CNN or of any timm architecture
     size: int = 160  # side of the images, pixels
-    epochs: int = 4  # passes over the training photos; 0 with a backbone: linear probe on frozen features
+    epochs: int = 4  # passes over the training photos; for a backbone, 0 fits a linear probe only
     bs: int = 32  # photos per batch, over all processes
     lr: float = 1e-3  # maximum learning rate
-    do_flip: bool = True  # mirror half of the training photos; turn off if left and right are different classes
-    patience: int = None  # stop after this many epochs without a lower validation loss; default: never
+    do_flip: bool = True  # mirror half of the training photos; turn off if left and right differ
+    patience: int = None  # epochs without a lower validation loss before it stops; default: never
     half: bool = False  # save the weights in half precision
     augment: dict = field(default_factory=dict)  # further arguments for `Augment`
 
@@ -45,7 +45,8 @@ class Recipe:
 
     def _check_positive(self, name):
         value = getattr(self, name)
-        if value is not None and not 0 < value < math.inf: raise OptionError(f'{name}={value}: must be more than 0')
+        if value is None or 0 < value < math.inf: return
+        raise OptionError(f'{name}={value}: must be more than 0')
 
 # %% ../nbs/10_recipes.ipynb #712312b1
 @dataclass(frozen=True)
@@ -85,15 +86,14 @@ class TransferRecipe(Recipe):
     augment: dict = field(default_factory=lambda: dict(LIGHT_AUGMENT))
     weights: str = None  # file of pretrained weights in timm's layout; default: from timm's hub
     pretrained: bool = True  # start from pretrained weights rather than random ones
-    views: int = 1  # augmented views per photo used to fit the head; more take longer and generalize better
+    views: int = 1  # augmented views per photo used to fit the head; more generalize better
     alpha: float = None  # ridge penalty of the head; default: chosen on left-out photos
 
     def __post_init__(self):
         super().__post_init__()
         for name in ('views', 'alpha'): self._check_positive(name)
         if self.epochs < 0: raise OptionError(f'epochs={self.epochs}: must be 0 or more')
-        if self.weights is not None and not self.pretrained:
-            raise OptionError('pretrained=False contradicts weights; leave one of them out')
+        if self.weights and not self.pretrained: raise OptionError('pretrained=False contradicts weights')
 
     @property
     def n_rows(self) -> int:
@@ -119,14 +119,18 @@ RECIPES = {recipe.arch: recipe for recipe in (
 )}
 
 # %% ../nbs/10_recipes.ipynb #bb2a4ef6
+def _find_recipe(recipe):
+    if isinstance(recipe, Recipe): return recipe
+    name = getattr(recipe, '__name__', recipe)  # fastai users pass functions such as `resnet18`
+    return RECIPES.get(name) or TransferRecipe(name)
+
+# %% ../nbs/10_recipes.ipynb #660ee890
 def get_recipe(
     recipe='gear_cnn',  # name of a recipe or of any timm architecture, or a `Recipe`
     **overrides,  # settings to change
 ) -> Recipe:
-    "Look up a recipe and change single settings; raise `OptionError` for a setting that it doesn't have"
-    if not isinstance(recipe, Recipe):
-        name = getattr(recipe, '__name__', recipe)                  # fastai users pass functions such as `resnet18`
-        recipe = RECIPES.get(name) or TransferRecipe(name)
+    "Look up a recipe and change settings; raise `OptionError` for one that it doesn't have"
+    recipe = _find_recipe(recipe)
     known = [f.name for f in fields(recipe)]
     for name, value in overrides.items():
         if name not in known:
@@ -140,10 +144,9 @@ def saved_recipe(
     about: dict,  # content of a model's gear.json
 ) -> Recipe:
     "The recipe that a saved model was trained by; raise `OptionError` if it can't be repeated"
-    notes = dict(about['notes'])
-    if notes.get('teacher'): raise OptionError('the model was distilled from a larger one; that is not supported')
-    if 'strength' in notes: notes['alpha'] = notes.pop('strength')              # models of older versions
-    notes.update(arch=about['architecture'], size=about['preprocessing']['size'])
+    notes = dict(about['notes'], arch=about['architecture'], size=about['preprocessing']['size'])
+    if notes.get('teacher'): raise OptionError('a distilled model can not be trained again')
+    if 'strength' in notes: notes['alpha'] = notes.pop('strength')  # models of older versions
     recipe = get_recipe(notes['arch'])
     known = {f.name for f in fields(recipe)}
     return replace(recipe, **{k: v for k, v in notes.items() if k in known and v is not None})
@@ -153,17 +156,18 @@ def train_model(
     folder,  # dataset: one sub-folder of photos per class
     recipe='gear_cnn',  # name of a recipe or of any timm architecture, or a `Recipe`
     out=None,  # model folder to write; default: models/ARCH
-    split='grouped',  # how to split a dataset without a manifest: 'grouped' or 'random'; or a DataFrame of splits
+    split='grouped',  # how to split a dataset without a manifest: 'grouped', 'random' or a DataFrame
     seed: int = 42,  # for the split, the initial weights, and the order and augmentation of the photos
     resume: bool = False,  # continue an interrupted run with the same settings
-    progress: bool = True,  # show progress bars, or a line per epoch where the output is not a terminal
+    progress: bool = True,  # show progress bars, or a line per epoch where there is no terminal
     cbs: list = None,  # further fastai callbacks
     **overrides,  # settings of the recipe to change, such as `epochs` or `size`
 ):  # the trained `Learner`; the model folder holds its best epoch
     "Split a dataset, train by a recipe, and save the best epoch"
     recipe = get_recipe(recipe, **overrides)
+    out = out or f'models/{recipe.arch}'
     from gear_fastai.training import run_recipe                                 # loads torch
-    return run_recipe(recipe, folder, out or f'models/{recipe.arch}', split, seed, resume, progress, cbs)
+    return run_recipe(recipe, folder, out, split, seed, resume, progress, cbs)
 
 # %% ../nbs/10_recipes.ipynb #e21b7456
 def cross_validate(
@@ -172,8 +176,8 @@ def cross_validate(
     recipe='gear_cnn',  # name of a recipe or of any timm architecture, or a `Recipe`
     folds: int = 5,  # number of models to train
     seed: int = 42,  # for the folds
-    grouped: bool = True,  # keep photos of one product in one fold; without, the accuracy is too optimistic
-    splits: list = None,  # DataFrames of splits, one per fold, whose `test` photos are scored; default: `fold_splits`
+    grouped: bool = True,  # keep photos of one product in one fold; else it scores too well
+    splits: list = None,  # a DataFrame per fold; its `test` photos are scored; default: `fold_splits`
     progress: bool = True,  # report each fold
     **overrides,  # settings of the recipe to change
 ) -> Evaluation:  # over the photos of all folds; its `predictions` have a column `fold`
@@ -194,14 +198,18 @@ def _fold_splits(folder, folds, seed, grouped):
     return fold_splits(photos, folds, seed)
 
 # %% ../nbs/10_recipes.ipynb #66d600d4
-def _score_fold(folder, out, recipe, splits, progress):
-    "Train one fold, unless its model is there, and score its test photos"
+def _train_fold(folder, out, recipe, splits, progress):
     interrupted = out.with_name(f'{out.name}.checkpoint').exists()
-    if interrupted or not out.exists():
-        train_model(folder, recipe, out, splits, resume=interrupted, progress=progress)
+    if out.exists() and not interrupted: return
+    train_model(folder, recipe, out, splits, resume=interrupted, progress=progress)
+
+def _score_fold(folder, out, recipe, splits, progress):
+    "Score the test photos of a fold"
+    _train_fold(folder, out, recipe, splits, progress)
     clf = GearClassifier(out)
     scored = predict_photos(clf, folder, splits[splits.split == 'test'])
-    if progress: print(f'{out.name}: accuracy {summarize(scored, clf.labels, "").accuracy:.1%}', flush=True)
+    accuracy = summarize(scored, clf.labels, '').accuracy
+    if progress: print(f'{out.name}: accuracy {accuracy:.1%}', flush=True)
     return scored
 
 # %% ../nbs/10_recipes.ipynb #d8c23a5a
@@ -219,23 +227,28 @@ def _measure(dls, recipe, seed):
     learn = recipe.learner(dls)
     with learn.no_bar(), learn.no_logging(): recipe.fit(learn)
     seconds = time.perf_counter() - start
-    return dict(_accuracy(learn), seconds=seconds, **_deployed(learn, dls), error='')
+    return dict(_accuracy_interval(learn), seconds=seconds, **_deployed(learn), error='')
+
+def _try(dls, recipe, seed):
+    "One row, which may be an error"
+    try: return _measure(dls, recipe, seed)
+    except (ValueError, RuntimeError, OSError) as e: return dict(error=str(e).strip().splitlines()[0])
 
 # %% ../nbs/10_recipes.ipynb #c9e2c99d
-def _accuracy(learn):
-    "Validation accuracy and its 95 % interval"
-    accuracy, n = learn.recorder.history[-1]['accuracy'], len(learn.dls.valid_ds)
+def _accuracy_interval(learn):
+    accuracy = learn.recorder.history[-1]['accuracy']
+    n = len(learn.dls.valid_ds)
     interval = binomtest(round(accuracy*n), n).proportion_ci(method='wilson')
     return dict(accuracy=accuracy, low=interval.low, high=interval.high)
 
 # %% ../nbs/10_recipes.ipynb #b7773e38
-def _deployed(learn, dls):
+def _deployed(learn):
     "Size and latency of the saved model"
     from gear_fastai.export import save_classifier
     with TemporaryDirectory() as tmp:
         model = save_classifier(learn, Path(tmp)/'model')
         return dict(size_mb=(model/'model.safetensors').stat().st_size/1e6,
-                    latency_ms=_milliseconds(GearClassifier(model), dls.valid_ds.items[0]))
+                    latency_ms=_milliseconds(GearClassifier(model), learn.dls.valid_ds.items[0]))
 
 # %% ../nbs/10_recipes.ipynb #98e47ac1
 def compare_backbones(
@@ -249,12 +262,12 @@ def compare_backbones(
 ) -> pd.DataFrame:  # a row per architecture, best first; columns as shown below
     "Train and time several backbones; one that can't be created becomes a row with its `error`"
     if isinstance(archs, str) or not (archs := list(dict.fromkeys(archs))):
-        raise ValueError(f"archs={archs!r}: give a list of timm names, such as ['mobilenetv2_100', 'resnet18']")
+        raise ValueError(f"archs={archs!r}: give a list of timm names, such as ['resnet18']")
     rows = {}
     for arch in tqdm(archs, desc='backbones', disable=not progress):
-        recipe = TransferRecipe(arch, epochs=epochs, weights=(weights or {}).get(arch), pretrained=pretrained)
-        try: rows[arch] = _measure(dls, recipe, seed)
-        except (ValueError, RuntimeError, OSError) as e: rows[arch] = dict(error=str(e).strip().splitlines()[0])
+        file = (weights or {}).get(arch)
+        recipe = TransferRecipe(arch, epochs=epochs, weights=file, pretrained=pretrained)
+        rows[arch] = _try(dls, recipe, seed)
     columns = ['accuracy', 'low', 'high', 'seconds', 'size_mb', 'latency_ms', 'error']
     table = pd.DataFrame.from_dict(rows, orient='index', columns=columns).rename_axis('arch')
     return table.sort_values('accuracy', ascending=False)
@@ -270,7 +283,8 @@ def plot_backbones(
     interval = ok.accuracy - ok.low, ok.high - ok.accuracy
     ax.errorbar(ok.latency_ms, ok.accuracy, interval, fmt='none', ecolor='lightgray', zorder=0)
     ax.scatter(ok.latency_ms, ok.accuracy, s=600*ok.size_mb/ok.size_mb.max(), alpha=.5)
-    for name, row in ok.iterrows():
-        ax.annotate(name, (row.latency_ms, row.accuracy), xytext=(4, 4), textcoords='offset points', fontsize=8)
-    ax.set(xlabel='latency of one photo, ms', ylabel='validation accuracy', xlim=(0, 1.25*ok.latency_ms.max()))
+    offset = dict(xytext=(4, 4), textcoords='offset points', fontsize=8)
+    for name, row in ok.iterrows(): ax.annotate(name, (row.latency_ms, row.accuracy), **offset)
+    ax.set(xlabel='latency of one photo, ms', ylabel='validation accuracy')
+    ax.set_xlim(0, 1.25*ok.latency_ms.max())
     return ax

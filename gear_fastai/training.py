@@ -6,7 +6,8 @@
 __all__ = ['run_recipe']
 
 # %% ../nbs/07c_training.ipynb #1ac8453e
-import contextlib, shutil, sys, warnings
+import shutil, sys, warnings
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 import pandas as pd
@@ -17,7 +18,8 @@ from .dataset import DataError, ensure_splits
 from .loaders import dataloaders
 from .learner import best_epoch, photo_learner
 from .distributed import RankTrainer, from_rank0, on_all_ranks, share_features
-from .model_folder import atomic_folder, check_replaceable, clear_leftovers, read_gear, replace_folder
+from .model_folder import _is_model, atomic_folder, check_replaceable
+from .model_folder import clear_leftovers, read_gear, replace_folder
 from .export import fingerprint, save_classifier, write_card
 from .checkpoint import CheckpointError, SaveBest, check_settings, load_network
 
@@ -26,45 +28,48 @@ def _checkpoint(folder): return folder.with_name(f'{folder.name}.checkpoint')
 
 def _new(out): return out.with_name(f'{out.name}.new')
 
+def _is_interrupted(folder): return _checkpoint(folder).exists()
+
 # %% ../nbs/07c_training.ipynb #56024300
 def _run_folder(out, resume):
-    "The folder that a run writes; with `resume`, the one that has a checkpoint"
-    if resume:
-        for folder in (_new(out), out):
-            if _checkpoint(folder).exists(): return folder
-    taken = (out/'gear.json').is_file() or _checkpoint(out).exists()
-    return _new(out) if taken else out
+    "The folder that a run writes or resumes"
+    if resume and _is_interrupted(_new(out)): return _new(out)
+    if resume and _is_interrupted(out): return out
+    return _new(out) if _is_model(out) or _is_interrupted(out) else out
 
 # %% ../nbs/07c_training.ipynb #feb3b624
 def _free_name(out):
     "The first of `mine.1`, `mine.2`, … that is free"
     names = (out.with_name(f'{out.name}.{n}') for n in range(1, 10_000))
-    return next(name for name in names if not (name.exists() or _checkpoint(name).exists()))
+    return next(name for name in names if not (name.exists() or _is_interrupted(name)))
 
 # %% ../nbs/07c_training.ipynb #4e92619c
 def _keep_checkpoint(folder, kept):
-    "Rename the checkpoint of `folder`, if there is one"
-    if not _checkpoint(folder).exists(): return
+    "Rename the checkpoint of `folder`"
+    if not _is_interrupted(folder): return
     _checkpoint(folder).rename(_checkpoint(kept))
-    warnings.warn(f'{folder}: an interrupted run of that name is kept as {kept}; '
-                  f'continue it with --resume --out {kept}')
+    warnings.warn(f'{folder}: interrupted run kept; continue with --resume --out {kept}')
 
 # %% ../nbs/07c_training.ipynb #17567f27
 def _make_way(dest, out):
-    "Keep what an interrupted run left in `dest`; an empty `mine.new` marks that a run has begun"
+    "Keep what an interrupted run left in `dest`"
     kept = _free_name(out)
-    if (dest/'gear.json').is_file(): dest.rename(kept)
+    if _is_model(dest): dest.rename(kept)
     _keep_checkpoint(dest, kept)
     if dest != out: dest.mkdir(exist_ok=True)
 
 # %% ../nbs/07c_training.ipynb #ad772ba5
+def _keep_model(out, kept):
+    "Copy the model `out`, if any"
+    if not _is_model(out): return
+    with atomic_folder(kept) as tmp: shutil.copytree(out, tmp, dirs_exist_ok=True)
+    warnings.warn(f'{out}: a model of that name existed; it is kept as {kept}')
+
 def _promote(dest, out):
-    "Move the finished model `dest` to `out`; a model that was there is kept under another name"
+    "Move the model `dest` to `out`; keep what was there"
     if dest == out: return
     kept = _free_name(out)
-    if (out/'gear.json').is_file():
-        with atomic_folder(kept) as tmp: shutil.copytree(out, tmp, dirs_exist_ok=True)
-        warnings.warn(f'{out}: a model of that name existed; it is kept as {kept}')
+    _keep_model(out, kept)
     _keep_checkpoint(out, kept)
     write_card(dest, out.name)
     replace_folder(dest, out)
@@ -72,21 +77,16 @@ def _promote(dest, out):
 # %% ../nbs/07c_training.ipynb #42d61e32
 _FREE_SETTINGS = {'weights', 'pretrained', 'patience', 'half'}  # may change when a run is resumed
 
-def _photos(data): return f"{data['photos']} in {data['classes']} classes (fingerprint {data['blake2b'][:8]})"
+def _photos(data):
+    return f"{data['photos']} in {data['classes']} classes (fingerprint {data['blake2b'][:8]})"
 
 # %% ../nbs/07c_training.ipynb #edcadaf6
 def _settings(recipe, splits, folder, seed):
     "Settings that a resumed run must share"
     shared = {name: value for name, value in asdict(recipe).items() if name not in _FREE_SETTINGS}
     shared['augment'] = str(recipe.augment)
-    classes = ', '.join(sorted(set(splits.label)))
-    photos = _photos(fingerprint(splits, folder))
-    return dict(arch=shared.pop('arch'), classes=classes, photos=photos, seed=seed, **shared)
-
-# %% ../nbs/07c_training.ipynb #87c566fa
-def _notes(recipe, seed):
-    "What gear.json records about the run"
-    return dict(asdict(recipe), seed=seed, weights=None)
+    return dict(arch=shared.pop('arch'), classes=', '.join(sorted(set(splits.label))),
+                photos=_photos(fingerprint(splits, folder)), seed=seed, **shared)
 
 # %% ../nbs/07c_training.ipynb #78f68c4c
 def _is_complete(history, recipe):
@@ -94,44 +94,52 @@ def _is_complete(history, recipe):
     return bool(recipe.patience) and len(history) - best_epoch(history) > recipe.patience
 
 # %% ../nbs/07c_training.ipynb #7cff1ff2
-def _complete_history(out, recipe, settings):
-    "History of the model `out` if its training is complete; raise `CheckpointError` if it was another run"
-    if not (out/'gear.json').is_file(): return
-    about = read_gear(out)
+def _saved_settings(about, settings):
+    "Settings that a saved model was trained with"
     notes = dict(about['notes'], augment=str(about['notes'].get('augment')))
     if settings['arch'].split('.')[0] != about['architecture']: notes['arch'] = about['architecture']
-    found = dict(settings, **{name: value for name, value in notes.items() if name in settings})
-    found.update(classes=', '.join(about['labels']), photos=_photos(about['data']))
-    check_settings(out, found, settings)
+    found = {name: notes.get(name, value) for name, value in settings.items()}
+    return dict(found, classes=', '.join(about['labels']), photos=_photos(about['data']))
+
+# %% ../nbs/07c_training.ipynb #3146e5b5
+def _complete_history(out, recipe, settings):
+    "History of the model `out` if its training is complete"
+    if not _is_model(out): return
+    check_settings(out, _saved_settings(read_gear(out), settings), settings)
     history = pd.read_csv(out/'history.csv')
-    if not _is_complete(history, recipe): return
-    warnings.warn(f'{out}: training is complete, nothing to resume; to train again, leave out --resume')
-    return history.to_dict('records')
+    if _is_complete(history, recipe): return history.to_dict('records')
 
 # %% ../nbs/07c_training.ipynb #7f468983
 def _finish_earlier(out, recipe, settings):
-    "History of a complete model; one that was not in its place yet is put there"
+    "Put a complete model in its place, and return its history"
     last = _new(out) if _new(out).exists() else out
     history = _complete_history(last, recipe, settings)
-    if history: _promote(last, out)
+    if not history: return
+    warnings.warn(f'{out}: training is complete, nothing to resume; to train again, leave out --resume')
+    _promote(last, out)
     return history
 
 # %% ../nbs/07c_training.ipynb #18ee175a
 def _begin(saver, out, resume):
-    "Make way for a new run, or check that the model of the interrupted run is still there"
-    if not saver.state:
-        if resume: warnings.warn(f'{saver.checkpoint}: no such checkpoint; training starts from the beginning')
-        _make_way(saver.dest, out)
-    elif not (saver.state['unsaved'] or saver.dest.exists()):
-        raise CheckpointError(f'{saver.dest}: the model of the interrupted run is gone; put it back, or train '
-                              'without --resume')
+    "Make way for a new run, or check the old one"
+    if saver.state: return _check_model_exists(saver)
+    if resume: warnings.warn(f'{saver.checkpoint}: no such checkpoint; training starts anew')
+    _make_way(saver.dest, out)
+
+def _check_model_exists(saver):
+    if not (saver.state['unsaved'] or saver.dest.exists()):
+        raise CheckpointError(f'{saver.dest}: the model of the interrupted run is gone; '
+                              'put it back, or train without --resume')
 
 # %% ../nbs/07c_training.ipynb #abb83ff5
-def _batch_sizes(splits, bs, n_ranks):
-    "The batch size, rounded up to a multiple of the processes; and the share of each process"
+def _check_enough_photos(splits, n_ranks):
     for split, n in splits.split.value_counts().items():
         if split != 'test' and n < n_ranks:
-            raise DataError(f'{n} photos in the {split} split are fewer than the {n_ranks} processes; start fewer')
+            raise DataError(f'{n} photos in the {split} split are too few for {n_ranks} processes')
+
+def _batch_sizes(splits, bs, n_ranks):
+    "Batch size as a multiple of the processes, and the share of each process"
+    _check_enough_photos(splits, n_ranks)
     bs = -(-bs//n_ranks)*n_ranks
     return bs, min(bs, (splits.split == 'train').sum())//n_ranks
 
@@ -142,11 +150,11 @@ def _together(learn, seed):
     return RankTrainer(seed)
 
 # %% ../nbs/07c_training.ipynb #61f06861
-@contextlib.contextmanager
+@contextmanager
 def _reporting(learn, progress):
     "Show progress bars, print a line per epoch, or nothing"
     interactive = IN_NOTEBOOK or sys.stdout.isatty()
-    with contextlib.ExitStack() as stack:
+    with ExitStack() as stack:
         if progress: learn.logger = lambda row: print(_log_line(learn, row), flush=True)
         else: stack.enter_context(learn.no_logging())
         if not (progress and interactive): stack.enter_context(learn.no_bar())
@@ -158,6 +166,13 @@ def _log_line(learn, row):
     return ' '.join(f'{name} {value}' for name, value in zip(learn.recorder.metric_names, values))
 
 # %% ../nbs/07c_training.ipynb #18295f60
+def _keep_best(learn, saver):
+    "Save the best epoch of an interrupted run"
+    learn.model = unwrap_model(learn.model)
+    learn('after_cancel_batch')
+    with suppress(OSError): saver.flush(learn)  # the disk is full
+    with suppress(OSError): saver.dest.rmdir()  # is empty
+
 def _fit(learn, recipe, saver, cbs, seed, progress):
     "Train by the recipe; keep the best epoch if training is interrupted"
     stop = [EarlyStoppingCallback(patience=recipe.patience)] if recipe.patience else []
@@ -166,10 +181,7 @@ def _fit(learn, recipe, saver, cbs, seed, progress):
     with _reporting(learn, progress):
         try: recipe.fit(learn, cbs=cbs)
         except BaseException:
-            learn.model = unwrap_model(learn.model)
-            learn('after_cancel_batch')
-            with contextlib.suppress(OSError): saver.flush(learn)       # a full disk: the checkpoint has it
-            with contextlib.suppress(OSError): saver.dest.rmdir()       # nothing was saved
+            _keep_best(learn, saver)
             raise
 
 # %% ../nbs/07c_training.ipynb #e619714f
@@ -178,7 +190,7 @@ def run_recipe(
     recipe,  # a `Recipe`
     folder,  # dataset
     out,  # model folder to write
-    split='grouped',  # how to split a dataset without a manifest, 'grouped' or 'random'; or a DataFrame of splits
+    split='grouped',  # how to split a dataset without a manifest: 'grouped', 'random' or a DataFrame
     seed: int = 42,  # for the split, the initial weights, and the order and augmentation of the photos
     resume: bool = False,  # continue an interrupted run with the same settings
     progress: bool = True,  # show bars, or a line per epoch where the output is not a terminal
@@ -191,32 +203,37 @@ def run_recipe(
     splits = from_rank0(lambda: ensure_splits(folder, split, seed, progress))
     bs, bs_per_rank = _batch_sizes(splits, recipe.bs, max(num_distrib(), 1))
     recipe = replace(recipe, bs=bs)
+    load = partial(dataloaders, folder, recipe.size, bs_per_rank, splits)
     settings = from_rank0(lambda: _settings(recipe, splits, folder, seed))
     saver = _saver(out, recipe, settings, seed, resume)
     if resume and not saver.state:
         history = from_rank0(lambda: _finish_earlier(out, recipe, settings))
-        if history: return _finished_learner(out, history, dataloaders(folder, recipe.size, bs_per_rank, splits))
+        if history: return _finished_learner(out, history, load())
     set_seed(seed, reproducible=True)
-    augment = [Augment(do_flip=recipe.do_flip, **recipe.augment)]
-    learn = recipe.learner(dataloaders(folder, recipe.size, bs_per_rank, splits, augment))
+    learn = recipe.learner(load([Augment(do_flip=recipe.do_flip, **recipe.augment)]))
     from_rank0(lambda: _begin(saver, out, resume))
-    saver.restore_history(learn)
+    if saver.state: saver.restore_history(learn)
     _fit(learn, recipe, saver, cbs, seed, progress)
     if not rank_distrib(): _put_in_place(learn, saver, out)
     distrib_barrier()
     return learn
 
 # %% ../nbs/07c_training.ipynb #344df3ff
+def _clean_folder(out, resume):
+    "The folder that a run writes, without leftovers"
+    dest = _run_folder(out, resume)
+    for folder in (dest, out): clear_leftovers(folder)
+    return dest
+
 def _saver(out, recipe, settings, seed, resume):
     "The callback that saves the run"
-    dest = from_rank0(lambda: _run_folder(out, resume))
-    from_rank0(lambda: [clear_leftovers(folder) for folder in (dest, out)])
+    dest = from_rank0(lambda: _clean_folder(out, resume))
+    notes = dict(asdict(recipe), seed=seed, weights=None)
     return SaveBest(dest, checkpoint=_checkpoint(dest), resume=resume, settings=settings,
-                    notes=_notes(recipe, seed), half=recipe.half)
+                    notes=notes, half=recipe.half)
 
 # %% ../nbs/07c_training.ipynb #3b90e8c5
 def _put_in_place(learn, saver, out):
-    "Save a linear probe, which no fit has saved; then remove the checkpoint and move the model to `out`"
     if saver.best is None: save_classifier(learn, saver.dest, **saver.kwargs)
     saver.checkpoint.unlink(missing_ok=True)
     _promote(saver.dest, out)
