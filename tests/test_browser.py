@@ -156,7 +156,7 @@ def test_bad_files_have_their_own_message(place, photos):
     bad = [photos[0].parent.parent.parent/n for n in ('notes.jpg', 'empty.jpg', 'cut.jpg', 'huge.jpg')]
     choose(page, [*bad, photos[0]]); finished(page, len(bad) + 1)
     said = page.locator('.gear-failed .gear-result').all_text_contents()
-    for text, why in zip(said, ('not a picture', 'empty', 'unreadable', 'larger than')): assert why in text
+    for text, why in zip(said, ('not an image', 'empty', 'unreadable', 'larger than')): assert why in text
     assert len(said) == len(bad) and len(labels(page)) == 1
     end = 'labeled' if GearClassifier().predict(photos[0]).label else 'not sure'
     assert page.locator('.gear-status').inner_text() == f'1 {end}, {len(bad)} not read'
@@ -179,7 +179,7 @@ def test_download_csv(place, photos, tmp_path):
     with page.expect_download() as got: page.locator('.gear-bar button', has_text='Download CSV').click()
     got.value.save_as(tmp_path/'p.csv')
     rows = list(csv.DictReader(open(tmp_path/'p.csv', newline='')))
-    assert [r['label'] or 'not sure' for r in rows[:2]] == labels(page) and rows[2]['label'] == '' and 'not a picture' in rows[2]['error'] and got.value.suggested_filename == 'predictions.csv'
+    assert [r['label'] or 'not sure' for r in rows[:2]] == labels(page) and rows[2]['label'] == '' and 'not an image' in rows[2]['error'] and got.value.suggested_filename == 'predictions.csv'
 
 
 def test_drop_and_keyboard(place, photos):

@@ -16,10 +16,10 @@ TORCHRUN = [sys.executable, '-m', 'torch.distributed.run']
 # Training without augmentation, in float32, with fixed normalization: a run of several processes then equals a run of one
 EXACT = '''
 import os, sys
-import gear_fastai.learner as learner, gear_fastai.recipes as recipes
+import gear_fastai.learner as learner, gear_fastai.recipes as recipes, gear_fastai.training as training
 from fastai.vision.all import *
 learner.supports_bf16 = lambda: False
-recipes.Augment = lambda **kwargs: Transform(noop)
+training.Augment = lambda **kwargs: Transform(noop)
 class Note(Callback):
     "The sum of each rank's weights"
     def after_epoch(self):
