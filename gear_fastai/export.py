@@ -328,9 +328,9 @@ _CARD = '''---
 **Test** {{ tests or 'Run `gear-fastai evaluate` for figures on the test split.' }}
 {% if calibration %}
 **Calibration** on {{ calibration.photos }} validation photos: temperature {{ '%.2f'|format(about.temperature) }}.
-Expected calibration error {{ '%.1f'|format(100*calibration.calibration_error.before) }} % before,
-{{ '%.1f'|format(100*calibration.calibration_error.after) }} % after. A photo with a similarity below
-{{ '%.3f'|format(about.rejection_threshold) }} is "not sure",
+Expected calibration error: {{ '%.1f'|format(100*calibration.calibration_error.before) }} % before
+and {{ '%.1f'|format(100*calibration.calibration_error.after) }} % after.
+A photo with a similarity below {{ '%.3f'|format(about.rejection_threshold) }} is "not sure",
 like {{ '%.0f'|format(100*calibration.rejection_rate) }} % of the validation photos.
 {% endif %}
 **Input** {{ preprocessing }} to
@@ -359,8 +359,8 @@ def _how_resized(method):
 def _card_data(name, tests):
     "Header of the card, with test accuracies in the Hub's `model-index`"
     task = 'image-classification'
-    results = [EvalResult(task, 'folder', test['what'], 'accuracy', round(test['accuracy'], 4))
-               for test in tests]
+    results = [EvalResult(task, 'folder', test['what'], 'accuracy', round(test['accuracy'], 4),
+                          dataset_config=test['what']) for test in tests]
     index = dict(model_name=name, eval_results=results) if results else {}
     return ModelCardData(library_name='timm', pipeline_tag=task, tags=['gear_fastai'], **index)
 
