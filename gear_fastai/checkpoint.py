@@ -26,13 +26,13 @@ def _plain(x):
     if isinstance(x, (list, tuple, L)): return [_plain(v) for v in x]
     return x.tolist() if isinstance(x, (np.generic, np.ndarray)) else x
 
-# %% ../nbs/07b_checkpoint.ipynb #914c1acf
+# %% ../nbs/07b_checkpoint.ipynb #8bb15000
 def _random_state(rng):
     return dict(torch=torch.get_rng_state(), cuda=torch.cuda.get_rng_state_all(),
                 python=random.getstate(), numpy=_plain(np.random.get_state()),
                 loader=rng.getstate())
 
-# %% ../nbs/07b_checkpoint.ipynb #d971e288
+# %% ../nbs/07b_checkpoint.ipynb #8bc21cf6
 def _set_random_state(rng, state):
     torch.set_rng_state(state['torch'])
     if torch.cuda.is_available(): torch.cuda.set_rng_state_all(state['cuda'])
@@ -69,7 +69,7 @@ def _load_checkpoint(path):
     except Exception as e:
         raise CheckpointError(f'{path}: unreadable ({type(e).__name__}); train without --resume') from e
 
-# %% ../nbs/07b_checkpoint.ipynb #aeacf55c
+# %% ../nbs/07b_checkpoint.ipynb #29e8d78b
 _STATE = {'model', 'opt', 'history', 'fit_start', 'random', 'smooth_loss', 'settings', 'unsaved'}
 
 def read_checkpoint(
@@ -138,7 +138,6 @@ def restore_history(self: SaveBest, learn: Learner):
 # %% ../nbs/07b_checkpoint.ipynb #23a6c53b
 @patch
 def _restore(self: SaveBest):
-    "Weights, optimizer and best weights of the interrupted run"
     if not self.recorder.replay: self.restore_history(self.learn)
     self.learn.model.load_state_dict(self.state['model'])
     _load_opt_state(self.learn, self.state['opt'])
@@ -180,14 +179,13 @@ def _compare(self: SaveBest):
 # %% ../nbs/07b_checkpoint.ipynb #0b3a0b6e
 @patch
 def _run_state(self: SaveBest):
-    "Everything that a resumed run needs"
     smooth = self.recorder.smooth_loss
     return dict(model=self.model.state_dict(), opt=_plain(self.opt.state_dict()),
                 history=self.recorder.history, fit_start=self.fit_start,
                 random=_random_state(self.dls.train.rng), settings=self.settings or {},
                 smooth_loss=(float(smooth.val), int(smooth.count)), unsaved=self.unsaved)
 
-# %% ../nbs/07b_checkpoint.ipynb #68b82674
+# %% ../nbs/07b_checkpoint.ipynb #1c8ba0ed
 @patch
 def _write_checkpoint(self: SaveBest):
     self.checkpoint.parent.mkdir(parents=True, exist_ok=True)

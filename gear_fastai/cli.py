@@ -49,7 +49,7 @@ def _reconfigure(stream, **options):
 @click.version_option(package_name='gear_fastai')
 def main():
     "Image classification with fastai: photos, training, evaluation, predictions."
-    _reconfigure(sys.stdout, errors='backslashreplace') # if it lacks a character
+    _reconfigure(sys.stdout, errors='backslashreplace')  # characters that it lacks
     _reconfigure(sys.stderr, errors='backslashreplace')
     warnings.simplefilter('ignore')
     warnings.filterwarnings('always', category=UserWarning, module='gear_fastai')
@@ -116,7 +116,6 @@ def _flag(name, can_be_off):
     return f'--{name}/--no-{name}' if can_be_off else f'--{name}'
 
 def _option(name, source):
-    "A click option made from a parameter's annotation, default and docment"
     optional = source.startswith('?')
     source = source.removeprefix('?')
     parameter = _parameter(source)
@@ -194,7 +193,7 @@ def _counts(column, text):
 def split(folder, method, valid, test, seed, force, add):
     "Split the photos in DIR into train, valid and test, and write DIR/splits.csv."
     from gear_fastai.dataset import earlier_splits, split_dataset, write_splits
-    if add and force: raise click.UsageError('--add or --force? choose one')
+    if add and force: raise click.UsageError('--add contradicts --force; choose one')
     existing = None if force else earlier_splits(folder, add)
     progress = sys.stderr.isatty()
     splits = split_dataset(folder, method, valid, test, seed, progress=progress, existing=existing)
@@ -227,13 +226,12 @@ def _load_torch(folder, size):
 
 # %% ../nbs/12_cli.ipynb #645f3a74
 def _given_recipe(arch, settings):
-    "The recipe of an architecture with the settings that were given"
     from gear_fastai.recipes import OptionError, get_recipe
     given = {name: value for name, value in settings.items() if value is not None}
     try: return get_recipe(arch, **given)
     except OptionError as e: raise click.UsageError(str(e)) from None
 
-# %% ../nbs/12_cli.ipynb #3fe0d6c3
+# %% ../nbs/12_cli.ipynb #bffb89fa
 _settings = 'arch size epochs bs lr do_flip patience half weights pretrained views alpha'
 
 @_command(main, '?recipes:TransferRecipe', _settings, **{
@@ -271,7 +269,7 @@ def evaluate(model, folder, split, ood, html, cv, weights, as_json):
     "Score MODEL on the photos in DIR; with --cv, train such a model for each fold of DIR and score it."
     from gear_fastai.evaluation import evaluate
     if cv and (ood or html or split):
-        raise click.UsageError('--cv makes its own models and splits; leave out --split, --html and --ood')
+        raise click.UsageError('--cv has its own splits; leave out --split, --html and --ood')
     if weights and not cv: raise click.UsageError('--weights is for the trainings of --cv')
     if cv: return _echo(_cross_validate(model, folder, cv, weights, as_json), as_json)
     result = evaluate(model, folder, split or 'test', progress=sys.stderr.isatty())
@@ -281,7 +279,6 @@ def evaluate(model, folder, split, ood, html, cv, weights, as_json):
 
 # %% ../nbs/12_cli.ipynb #4c49133d
 def _cross_validate(model, folder, folds, weights, quiet):
-    "Cross-validate the recipe of a saved model"
     from gear_fastai.model_folder import read_gear
     from gear_fastai.recipes import cross_validate, saved_recipe
     recipe = saved_recipe(read_gear(model))
@@ -304,7 +301,7 @@ def _extra(evaluation, model, folder, ood, html):
     if html: found['report'] = str(write_report(evaluation, clf, folder, html, splits, scored))
     return found
 
-# %% ../nbs/12_cli.ipynb #16d61bfb
+# %% ../nbs/12_cli.ipynb #e159d1d1
 def _leakage(evaluation, splits):
     "Leakage of the split and a random one"
     from gear_fastai.report import leakage
@@ -373,7 +370,6 @@ def _report_problems(first, counts, skipped):
 
 # %% ../nbs/12_cli.ipynb #9ae51133
 def _predict_catalogue(photos, out, **options):
-    "Predict with Ray Data into files"
     from gear_fastai.bulk import score_catalogue
     gone = [p for p in photos if '://' not in p and not os.path.exists(os.path.expanduser(p))]
     if gone: raise click.ClickException(f'{gone[0]}: no such file or folder')
@@ -418,16 +414,14 @@ def app(**options):
 
 # %% ../nbs/12_cli.ipynb #96e914b0
 @_command(main)
-@click.option('--data', 'folder', default='data/sample', help='Folder for the drawn photos.')
-@click.option('--models', default='models', help='Folder for the models.')
+@click.option('--data', 'folder', type=Path, default='data/sample', help='Folder for the drawn photos.')
+@click.option('--models', type=Path, default='models', help='Folder for the models.')
 @click.option('-n', default=40, help='Photos per class.')
 @click.option('--epochs', default=25, help='Epochs of the custom CNN.')
 @click.option('--weights', default=None, help="File of weights for mobilenetv2_100.  [default: from timm's hub]")
 def demo(folder, models, n, epochs, weights):
     "Draw photos, train a custom CNN and a transfer learner, plot the losses, predict new photos."
     with _no_garbage_collection(): from gear_fastai.recipes import train_model
-    folder = Path(folder)
-    models = Path(models)
     _demo_data(folder, n)
     click.echo(f'\n1. A custom CNN, trained from scratch on {12*n} drawn photos')
     train_model(folder, 'gear_cnn', models/'demo-cnn', epochs=epochs, size=64)
@@ -441,7 +435,6 @@ def demo(folder, models, n, epochs, weights):
 
 # %% ../nbs/12_cli.ipynb #4a13c662
 def _demo_data(folder, n):
-    "Draw photos, unless a demo did"
     from gear_fastai.sources import draw_sample
     if folder.exists() and any(folder.iterdir()): click.echo(f'{folder}: already there')
     else: click.echo(f'drawn: {draw_sample(folder, n)}')
@@ -468,14 +461,12 @@ def _demo_evaluation(model, folder):
 
 # %% ../nbs/12_cli.ipynb #ec87db82
 def _new_photos(folder):
-    "A few photos that are in no dataset"
     from gear_fastai.photo import list_photos
     from gear_fastai.sources import draw_sample
     if not folder.exists(): draw_sample(folder, 1, seed=2026)
     return list(list_photos(folder))[:10]
 
 def _demo_predictions(model, folder, picture):
-    "Predict new photos; print and draw the predictions"
     from gear_fastai.inference import classifier, show_predictions
     files = _new_photos(folder)
     predictions = classifier(model).predict(files)

@@ -140,9 +140,8 @@ def _files_of(photos):
     items = getattr(photos.items, 'iloc', photos.items)
     return [_file_of(items[i], photos.tfms) for i in range(len(photos.items))]
 
-# %% ../nbs/07a_export.ipynb #7a7be2aa
+# %% ../nbs/07a_export.ipynb #57f7452b
 def _rows_of(dls, dataset, split):
-    "File, label and split of each photo in a fastai dataset"
     try:
         photos, labels = dataset.tls
         files = _files_of(photos)
@@ -194,7 +193,6 @@ def _differences(files, method, info, expected):
 
 # %% ../nbs/07a_export.ipynb #8c0e7fa9
 def _why_different(file):
-    "How fastai's loaders treat a photo differently"
     with Image.open(file) as im:
         if im.has_transparency_data: return 'do not put its transparency on white'
         if im.getexif().get(0x0112, 1) != 1: return 'do not rotate it upright'
@@ -258,7 +256,6 @@ def _photo_digest(row, folder):
     return file_digest(path) if row.split != 'test' and path.is_file() else ''
 
 def _with_digests(splits, folder):
-    "`splits` with the digest of each photo"
     with ThreadPoolExecutor() as pool:
         digests = pool.map(partial(_photo_digest, folder=folder), splits.itertuples())
         return splits.assign(digest=list(digests))
@@ -282,7 +279,7 @@ def _run_network(learn, model, train_items):
     outputs = [forward(batch[0].cpu()) for batch in valid]
     return train, *map(torch.cat, zip(*outputs))
 
-# %% ../nbs/07a_export.ipynb #bfccfb34
+# %% ../nbs/07a_export.ipynb #21f28767
 def _features(learn, model, train_items, n=2000):
     "Features of `n` training photos and all validation photos"
     labels = torch.cat([y.cpu() for _, y in learn.dls.valid])
@@ -310,7 +307,6 @@ def _calibrate(features, rate=.02):
 
 # %% ../nbs/07a_export.ipynb #8cd5c8c3
 def _error_at(temperature, logits, labels):
-    "Calibration error at a temperature"
     return calibration_error(softmax(logits/temperature, 1).max(1), logits.argmax(1) == labels)
 
 # %% ../nbs/07a_export.ipynb #c4a68318
@@ -366,7 +362,6 @@ def _card_data(name, tests):
 
 # %% ../nbs/07a_export.ipynb #0cf1c996
 def _card(name, about):
-    "The model card as text"
     tests = about['evaluations']
     numbers = {k: v for k, v in about['metrics'].items() if isinstance(v, (int, float))}
     card = ModelCard.from_template(
@@ -382,7 +377,6 @@ _LETTERBOX = dict(resize='fit the longer side, bicubic', pad='white', orientatio
                   transparency='on white')
 
 def _preprocessing(info):
-    "Preprocessing as recorded in gear.json"
     how = dict(resize=info.resize) if info.resize else _LETTERBOX
     return dict(size=info.size, **how, mean=info.mean, std=info.std)
 

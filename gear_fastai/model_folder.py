@@ -36,7 +36,7 @@ def _leftovers(dest):
     yield from dest.parent.glob(f'.{escape(dest.name)}.checkpoint.*')
     if _is_model(dest): yield from dest.glob('.*')
 
-# %% ../nbs/07_model_folder.ipynb #23c77470
+# %% ../nbs/07_model_folder.ipynb #22a06607
 def clear_leftovers(
     dest,  # a model folder
 ):
@@ -67,7 +67,7 @@ def _swap(new, dest):
         return False
     return True
 
-# %% ../nbs/07_model_folder.ipynb #ce994216
+# %% ../nbs/07_model_folder.ipynb #0f41f2ed
 def replace_folder(
     new,  # a complete model folder beside `dest`
     dest,  # the model folder to create or replace
@@ -131,7 +131,7 @@ def _version(folder):
     except OSError: return None
     return status.st_ino, status.st_ctime_ns
 
-# %% ../nbs/07_model_folder.ipynb #fe19b036
+# %% ../nbs/07_model_folder.ipynb #aa1c707b
 def retry_if_replaced(
     read,  # a function whose first argument is a model folder
 ):
@@ -178,20 +178,17 @@ _ENTRIES = {
 }
 
 def _check_entries(path, gear):
-    "Raise `ModelError` for an invalid entry of gear.json"
     for name, (is_valid, expected) in _ENTRIES.items():
         if not is_valid(gear.get(name)): raise ModelError(f'{path}: damaged ({name}: not {expected})')
 
 # %% ../nbs/07_model_folder.ipynb #096f4b62
 def _load_gear(path):
-    "The JSON object in a file"
     try: gear = json.loads(path.read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as e: raise ModelError(f'{path}: damaged ({e})') from None
     return gear if isinstance(gear, dict) else {}
 
-# %% ../nbs/07_model_folder.ipynb #75c6c4f3
+# %% ../nbs/07_model_folder.ipynb #c1ccd19f
 def _check_format(folder, found):
-    "Raise `ModelError` for a format of a later version"
     if _is_count(found) and found > FORMAT:
         raise ModelError(f'{folder}: format {found} is of a newer gear_fastai; upgrade gear_fastai')
 

@@ -35,8 +35,8 @@ class Recipe:
     epochs: int = 4  # passes over the training photos; for a backbone, 0 fits a linear probe only
     bs: int = 32  # photos per batch, over all processes
     lr: float = 1e-3  # maximum learning rate
-    do_flip: bool = True  # mirror half of the training photos; turn off if left and right differ
-    patience: int = None  # epochs without a lower validation loss before it stops; default: never
+    do_flip: bool = True  # mirror half of the photos; turn off if left and right are two classes
+    patience: int = None  # stop after this many epochs without improvement; default: never
     half: bool = False  # save the weights in half precision
     augment: dict = field(default_factory=dict)  # further arguments for `Augment`
 
@@ -86,7 +86,7 @@ class TransferRecipe(Recipe):
     augment: dict = field(default_factory=lambda: dict(LIGHT_AUGMENT))
     weights: str = None  # file of pretrained weights in timm's layout; default: from timm's hub
     pretrained: bool = True  # start from pretrained weights rather than random ones
-    views: int = 1  # augmented views per photo used to fit the head; more generalize better
+    views: int = 1  # augmented views per photo to fit the head; more are slower and generalize better
     alpha: float = None  # ridge penalty of the head; default: chosen on left-out photos
 
     def __post_init__(self):
@@ -124,7 +124,7 @@ def _find_recipe(recipe):
     name = getattr(recipe, '__name__', recipe)  # fastai users pass functions such as `resnet18`
     return RECIPES.get(name) or TransferRecipe(name)
 
-# %% ../nbs/10_recipes.ipynb #660ee890
+# %% ../nbs/10_recipes.ipynb #e5c0dd78
 def get_recipe(
     recipe='gear_cnn',  # name of a recipe or of any timm architecture, or a `Recipe`
     **overrides,  # settings to change
@@ -157,7 +157,7 @@ def train_model(
     recipe='gear_cnn',  # name of a recipe or of any timm architecture, or a `Recipe`
     out=None,  # model folder to write; default: models/ARCH
     split='grouped',  # how to split a dataset without a manifest: 'grouped', 'random' or a DataFrame
-    seed: int = 42,  # for the split, the initial weights, and the order and augmentation of the photos
+    seed: int = 42,  # for the split, initial weights, and order and augmentation of the photos
     resume: bool = False,  # continue an interrupted run with the same settings
     progress: bool = True,  # show progress bars, or a line per epoch where there is no terminal
     cbs: list = None,  # further fastai callbacks
@@ -176,7 +176,7 @@ def cross_validate(
     recipe='gear_cnn',  # name of a recipe or of any timm architecture, or a `Recipe`
     folds: int = 5,  # number of models to train
     seed: int = 42,  # for the folds
-    grouped: bool = True,  # keep photos of one product in one fold; else it scores too well
+    grouped: bool = True,  # keep photos of one product in one fold; else the accuracy is too high
     splits: list = None,  # a DataFrame per fold; its `test` photos are scored; default: `fold_splits`
     progress: bool = True,  # report each fold
     **overrides,  # settings of the recipe to change
@@ -204,7 +204,6 @@ def _train_fold(folder, out, recipe, splits, progress):
     train_model(folder, recipe, out, splits, resume=interrupted, progress=progress)
 
 def _score_fold(folder, out, recipe, splits, progress):
-    "Score the test photos of a fold"
     _train_fold(folder, out, recipe, splits, progress)
     clf = GearClassifier(out)
     scored = predict_photos(clf, folder, splits[splits.split == 'test'])
@@ -230,7 +229,6 @@ def _measure(dls, recipe, seed):
     return dict(_accuracy_interval(learn), seconds=seconds, **_deployed(learn), error='')
 
 def _try(dls, recipe, seed):
-    "One row, which may be an error"
     try: return _measure(dls, recipe, seed)
     except (ValueError, RuntimeError, OSError) as e: return dict(error=str(e).strip().splitlines()[0])
 

@@ -45,7 +45,6 @@ def _free_name(out):
 
 # %% ../nbs/07c_training.ipynb #4e92619c
 def _keep_checkpoint(folder, kept):
-    "Rename the checkpoint of `folder`"
     if not _is_interrupted(folder): return
     _checkpoint(folder).rename(_checkpoint(kept))
     warnings.warn(f'{folder}: interrupted run kept; continue with --resume --out {kept}')
@@ -60,7 +59,6 @@ def _make_way(dest, out):
 
 # %% ../nbs/07c_training.ipynb #ad772ba5
 def _keep_model(out, kept):
-    "Copy the model `out`, if any"
     if not _is_model(out): return
     with atomic_folder(kept) as tmp: shutil.copytree(out, tmp, dirs_exist_ok=True)
     warnings.warn(f'{out}: a model of that name existed; it is kept as {kept}')
@@ -95,13 +93,12 @@ def _is_complete(history, recipe):
 
 # %% ../nbs/07c_training.ipynb #7cff1ff2
 def _saved_settings(about, settings):
-    "Settings that a saved model was trained with"
     notes = dict(about['notes'], augment=str(about['notes'].get('augment')))
     if settings['arch'].split('.')[0] != about['architecture']: notes['arch'] = about['architecture']
     found = {name: notes.get(name, value) for name, value in settings.items()}
     return dict(found, classes=', '.join(about['labels']), photos=_photos(about['data']))
 
-# %% ../nbs/07c_training.ipynb #3146e5b5
+# %% ../nbs/07c_training.ipynb #a2083d88
 def _complete_history(out, recipe, settings):
     "History of the model `out` if its training is complete"
     if not _is_model(out): return
@@ -152,7 +149,6 @@ def _together(learn, seed):
 # %% ../nbs/07c_training.ipynb #61f06861
 @contextmanager
 def _reporting(learn, progress):
-    "Show progress bars, print a line per epoch, or nothing"
     interactive = IN_NOTEBOOK or sys.stdout.isatty()
     with ExitStack() as stack:
         if progress: learn.logger = lambda row: print(_log_line(learn, row), flush=True)
@@ -167,14 +163,12 @@ def _log_line(learn, row):
 
 # %% ../nbs/07c_training.ipynb #18295f60
 def _keep_best(learn, saver):
-    "Save the best epoch of an interrupted run"
     learn.model = unwrap_model(learn.model)
     learn('after_cancel_batch')
-    with suppress(OSError): saver.flush(learn)  # the disk is full
-    with suppress(OSError): saver.dest.rmdir()  # is empty
+    with suppress(OSError): saver.flush(learn)  # a full disk: the checkpoint has it
+    with suppress(OSError): saver.dest.rmdir()  # nothing was saved
 
 def _fit(learn, recipe, saver, cbs, seed, progress):
-    "Train by the recipe; keep the best epoch if training is interrupted"
     stop = [EarlyStoppingCallback(patience=recipe.patience)] if recipe.patience else []
     cbs = [saver, *stop, *L(cbs)]
     if num_distrib() > 1: cbs.append(_together(learn, seed))
@@ -191,7 +185,7 @@ def run_recipe(
     folder,  # dataset
     out,  # model folder to write
     split='grouped',  # how to split a dataset without a manifest: 'grouped', 'random' or a DataFrame
-    seed: int = 42,  # for the split, the initial weights, and the order and augmentation of the photos
+    seed: int = 42,  # for the split, initial weights, and order and augmentation of the photos
     resume: bool = False,  # continue an interrupted run with the same settings
     progress: bool = True,  # show bars, or a line per epoch where the output is not a terminal
     cbs: list = None,  # further callbacks
@@ -220,13 +214,11 @@ def run_recipe(
 
 # %% ../nbs/07c_training.ipynb #344df3ff
 def _clean_folder(out, resume):
-    "The folder that a run writes, without leftovers"
     dest = _run_folder(out, resume)
     for folder in (dest, out): clear_leftovers(folder)
     return dest
 
 def _saver(out, recipe, settings, seed, resume):
-    "The callback that saves the run"
     dest = from_rank0(lambda: _clean_folder(out, resume))
     notes = dict(asdict(recipe), seed=seed, weights=None)
     return SaveBest(dest, checkpoint=_checkpoint(dest), resume=resume, settings=settings,
