@@ -4,7 +4,7 @@ BIN := .venv/bin
 TOOLS := .venv/tools
 CACHE := GEAR_FASTAI_CACHE=$(abspath .venv/cache)
 PYTEST := OMP_NUM_THREADS=1 $(CACHE) $(BIN)/python -m pytest -q
-LONG := tests/test_kill.py tests/test_distributed.py
+LONG := tests/test_kill.py tests/test_distributed.py tests/test_bulk.py
 NOTICE := $(abspath .venv/notice)
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
@@ -27,7 +27,7 @@ notebooks: .venv/installed-dev  ## run all notebooks
 package: .venv/installed-dev  ## run the tests in tests/ but the long ones
 	GEAR_NOTICE=$(NOTICE) $(PYTEST) tests $(LONG:%=--ignore %)
 
-long: .venv/installed-dev  ## kill and resume training runs; train on several processes
+long: .venv/installed-dev  ## kill and resume training and bulk runs; train on several processes
 	$(PYTEST) $(LONG)
 
 export: .venv/installed-dev  ## clean the notebooks and write the modules
