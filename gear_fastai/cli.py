@@ -12,7 +12,7 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from importlib import import_module
-from inspect import Parameter
+from inspect import Parameter, signature
 from pathlib import Path
 import click
 
@@ -83,29 +83,28 @@ _RANGES = dict(
     max_mb=click.FloatRange(0, min_open=True), threads=click.IntRange(0), workers=click.IntRange(1),
     threshold=click.FloatRange(-1, 1))
 
-def _docments(function):
-    from fastcore.docments import docments
-    return docments(function, full=True, returns=False)
-
-def _parameter(source):
-    "The parameter that `module:function.parameter` names; a dataclass inherits docments"
+def _owner(source):
+    "The function or class that `module:function.parameter` names, and the parameter's name"
     module, function, name = source.replace(':', '.').split('.')
-    function = getattr(import_module(f'gear_fastai.{module}'), function)
-    found = _docments(function)[name]
-    for parent in getattr(function, '__mro__', ())[1:-1]:
-        found.docment = found.docment or _docments(parent).get(name, found).docment
-    return found
+    return getattr(import_module(f'gear_fastai.{module}'), function), name
 
 # %% ../nbs/12_cli.ipynb #e82e9ae4
-def _help(parameter):
-    "A docment as a sentence"
-    text = ' '.join((parameter.docment or '').replace('`', '').split())
+def _help(source):
+    "The docment of a parameter as a sentence; a dataclass inherits docments"
+    from fastcore.docments import docments                      # takes time to import, and only help needs it
+    function, name = _owner(source)
+    owners = function.__mro__[:-1] if isinstance(function, type) else [function]
+    found = [docments(owner, full=True, returns=False).get(name) for owner in owners]
+    text = next(parameter.docment for parameter in found if parameter and parameter.docment)
+    text = ' '.join(text.replace('`', '').split())
     return text[:1].upper() + text[1:] + '.'
 
 def _type(parameter, source):
     "Type of an option; None for text"
     if source in _CHOICES: return click.Choice(_CHOICES[source])
-    usual = parameter.anno if parameter.anno in (bool, int, float) else None
+    kind = parameter.annotation
+    if kind is Parameter.empty: kind = type(parameter.default)
+    usual = kind if kind in (bool, int, float) else None
     return _RANGES.get(source.rsplit('.')[-1], usual)
 
 # %% ../nbs/12_cli.ipynb #7ff13c48
@@ -118,12 +117,15 @@ def _flag(name, can_be_off):
 def _option(name, source):
     optional = source.startswith('?')
     source = source.removeprefix('?')
-    parameter = _parameter(source)
+    function, name_there = _owner(source)
+    parameter = signature(function).parameters[name_there]
     default = None if parameter.default is Parameter.empty else parameter.default
     kind = _type(parameter, source)
     is_flag = kind is bool
-    return click.Option([name, _flag(name, is_flag and default)], type=kind, is_flag=is_flag,
-                        default=None if optional else default, help=_help(parameter))
+    option = click.Option([name, _flag(name, is_flag and default)], type=kind, is_flag=is_flag,
+                          default=None if optional else default)
+    option.source = source
+    return option
 
 # %% ../nbs/12_cli.ipynb #42392087
 class _Command(click.Command):
@@ -136,6 +138,11 @@ class _Command(click.Command):
         self.params += [_option(name, source) for name, source in self.sources.items()]
         self.sources = {}
         return super().get_params(ctx)
+
+    def format_help(self, ctx, formatter):
+        for option in self.get_params(ctx):
+            if hasattr(option, 'source'): option.help = _help(option.source)
+        super().format_help(ctx, formatter)
 
     def invoke(self, ctx):
         with one_line_errors(): return super().invoke(ctx)

@@ -191,6 +191,7 @@ def test_help_of_options_is_written_once(fresh_cli):
     assert direct == DIRECT_OPTIONS
     for command in commands(main):
         sources = dict(getattr(command, 'sources', {}))
+        command.get_help(click.Context(command))
         help = {o.name: o.help for o in command.get_params(click.Context(command)) if isinstance(o, click.Option)}
         assert all(help.values())
         for name, source in sources.items(): assert words(help[name]) == words(documented(source)), f'{command.name} --{name}'
