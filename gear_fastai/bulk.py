@@ -15,7 +15,6 @@ from itertools import chain, repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from unittest import mock
 from fastcore.basics import chunked, listify, patch
 from .files import fsync_file
 from .photo import _count, _PROGRAMS, describe_skipped, list_photos, PhotoError, SUFFIXES
@@ -383,6 +382,7 @@ def _start(ray, cores):
 @contextmanager
 def _local_ray(ray, cores):
     "Run Ray on this machine inside the block"
+    from unittest import mock               # slow to import, and the command line imports this module
     os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')
     has_token = (Path.home()/'.ray/auth_token').exists()
     if not has_token: os.environ.setdefault('RAY_AUTH_TOKEN', secrets.token_hex())
