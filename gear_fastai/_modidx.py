@@ -955,6 +955,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'gear_fastai/recipes.py'),
                                      'gear_fastai.recipes._accuracy_interval': ( 'recipes.html#_accuracy_interval',
                                                                                  'gear_fastai/recipes.py'),
+                                     'gear_fastai.recipes._check_fold': ('recipes.html#_check_fold', 'gear_fastai/recipes.py'),
                                      'gear_fastai.recipes._deployed': ('recipes.html#_deployed', 'gear_fastai/recipes.py'),
                                      'gear_fastai.recipes._find_recipe': ('recipes.html#_find_recipe', 'gear_fastai/recipes.py'),
                                      'gear_fastai.recipes._fold_splits': ('recipes.html#_fold_splits', 'gear_fastai/recipes.py'),

@@ -290,7 +290,7 @@ def _cross_validate(model, folder, folds, weights, quiet):
     from gear_fastai.recipes import cross_validate, saved_recipe
     recipe = saved_recipe(read_gear(model))
     overrides = dict(weights=weights) if weights else {}
-    return cross_validate(folder, f'{model}.cv', recipe, folds, progress=not quiet, **overrides)
+    return cross_validate(folder, f'{model}.cv/{folds}-folds', recipe, folds, progress=not quiet, **overrides)
 
 # %% ../nbs/12_cli.ipynb #41487f44
 def _extra(evaluation, model, folder, ood, html):

@@ -18,7 +18,7 @@ from scipy.stats import binomtest
 from tqdm.auto import tqdm
 from .photo import to_pixels
 from .plots import subplots
-from .dataset import _expand, fold_splits, split_dataset
+from .dataset import DataError, _expand, fold_splits, read_splits, split_dataset
 from .inference import GearClassifier
 from .evaluation import Evaluation, predict_photos, summarize
 
@@ -144,7 +144,7 @@ def saved_recipe(
     about: dict,  # content of a model's gear.json
 ) -> Recipe:
     "The recipe that a saved model was trained by; raise `OptionError` if it can't be repeated"
-    notes = dict(about['notes'], arch=about['architecture'], size=about['preprocessing']['size'])
+    notes = dict(arch=about['architecture']) | about['notes'] | dict(size=about['preprocessing']['size'])
     if notes.get('teacher'): raise OptionError('a distilled model can not be trained again')
     if 'strength' in notes: notes['alpha'] = notes.pop('strength')  # models of older versions
     recipe = get_recipe(notes['arch'])
@@ -203,8 +203,15 @@ def _train_fold(folder, out, recipe, splits, progress):
     if out.exists() and not interrupted: return
     train_model(folder, recipe, out, splits, resume=interrupted, progress=progress)
 
+def _check_fold(out, splits):
+    "Raise `DataError` if an earlier model was trained on the photos to test"
+    used = read_splits(out).query('split != "test"').path
+    if splits.path[splits.split == 'test'].isin(used).any():
+        raise DataError(f'{out}: was trained on other folds; choose another folder')
+
 def _score_fold(folder, out, recipe, splits, progress):
     _train_fold(folder, out, recipe, splits, progress)
+    _check_fold(out, splits)
     clf = GearClassifier(out)
     scored = predict_photos(clf, folder, splits[splits.split == 'test'])
     accuracy = summarize(scored, clf.labels, '').accuracy
