@@ -57,7 +57,7 @@ def test_documented(module):
     missing = []
     for name, o in exported(module):
         if isinstance(o, click.Command):
-            o.get_help(click.Context(o))        # options get their help when it is shown
+            o.get_help(click.Context(o, **main.context_settings))      # options get their help when it is shown
             if not o.help: missing.append(name)
             missing += [f'{name} {p.name}' for p in o.params if isinstance(p, click.Option) and not p.help]
             continue
