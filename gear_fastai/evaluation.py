@@ -19,7 +19,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from tqdm.auto import tqdm
 from .plots import drawable, subplots
 from .dataset import _check_folder, _expand, _list_folder, _warn_notes, compare_manifest, DataError
-from .dataset import file_digest, list_dataset, MANIFEST, photo_source
+from .dataset import file_digest, is_none, list_dataset, MANIFEST, photo_source
 from .dataset import product_id, read_splits, shell_command
 from .calibration import calibration_error
 from .model_folder import read_gear
@@ -309,7 +309,7 @@ def summarize(
     "Compute all metrics of a table of predictions"
     failed = predictions.error.notna()
     unreadable = predictions[failed].set_index('path').error.to_dict()
-    df = predictions[~failed].reset_index(drop=True)
+    df = predictions[~failed & ~is_none(predictions)].reset_index(drop=True)
     metrics = _class_metrics(df, labels) | _confidence_metrics(df) | _overlap(df)
     return Evaluation(n=len(df), labels=labels, unreadable=unreadable, how=how, **metrics,
                       per_source=_per_source(df), predictions=df.filter(_COLUMNS))
@@ -366,7 +366,7 @@ def _overlap(df):
 
 # %% ../nbs/09_evaluation.ipynb #be9f17fd
 def _check_classes(folder, photos, labels):
-    new = ', '.join(sorted(set(photos.label) - set(labels)))
+    new = ', '.join(sorted(set(photos.label[~is_none(photos)]) - set(labels)))
     if new: raise DataError(f'{folder}: the model has no class {new}, only '
                             f'{", ".join(labels)}; rename it, or use --ood')
 
