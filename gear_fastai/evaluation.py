@@ -271,7 +271,7 @@ def _tables(self: Evaluation):
     absent = [label for label in self.labels if label not in self.per_class]
     if absent: yield f'no photos of: {", ".join(absent)}'
     if self.per_domain: yield '\n' + _rounded(self.per_domain)
-    if self.ood: yield '\nimages of none of the classes\n' + _rounded(self.ood)
+    if self.ood: yield '\nOOD images\n' + _rounded(self.ood)
     yield from (f'not read: {path} ({error})' for path, error in self.unreadable.items())
 
 def _rounded(rows): return pd.DataFrame(rows).T.astype(float).astype({'n': int}).round(3).to_string()
