@@ -267,7 +267,7 @@ def _check_arch(arch):
     except ValueError as e: raise click.BadParameter(str(e), param_hint='--arch') from None
 
 # %% ../nbs/12_cli.ipynb #21e4db84
-@_command(main, split='?evaluation:evaluate.split', ood='report:score_ood.folder', html='report:write_report.file',
+@_command(main, split='?evaluation:evaluate.split', ood='evaluation:score_ood.folder', html='report:write_report.file',
           cv='?recipes:cross_validate.folds', weights='?recipes:TransferRecipe.weights')
 @click.argument('model')
 @click.argument('folder', metavar='DIR')
@@ -280,7 +280,8 @@ def evaluate(model, folder, split, ood, html, cv, weights, as_json):
     if weights and not cv: raise click.UsageError('--weights is for the trainings of --cv')
     if cv: return _echo(_cross_validate(model, folder, cv, weights, as_json), as_json)
     result = evaluate(model, folder, split or 'test', progress=sys.stderr.isatty())
-    extra = _extra(result, model, folder, ood, html)
+    if ood: result = _with_ood(result, model, ood)
+    extra = _extra(result, model, folder, html)
     if as_json: click.echo(json.dumps(result.to_dict() | extra))
     else: click.echo('\n'.join([str(result), '', *_lines(extra)]))
 
@@ -293,19 +294,24 @@ def _cross_validate(model, folder, folds, weights, quiet):
     return cross_validate(folder, f'{model}.cv/{folds}-folds', recipe, folds, progress=not quiet, **overrides)
 
 # %% ../nbs/12_cli.ipynb #41487f44
-def _extra(evaluation, model, folder, ood, html):
-    "Leakage of the split, figures on OOD images, and the report"
+def _with_ood(evaluation, model, folder):
+    "An evaluation with the figures of the OOD images in a folder"
+    from dataclasses import replace
+    from gear_fastai.evaluation import score_ood
+    from gear_fastai.inference import classifier
+    return replace(evaluation, ood=score_ood(classifier(model), folder, evaluation).to_dict('index'))
+
+def _extra(evaluation, model, folder, html):
+    "Leakage of the split, and the report"
     from gear_fastai.dataset import read_splits
     from gear_fastai.evaluation import manifest_of
     from gear_fastai.inference import classifier
-    from gear_fastai.report import score_ood, write_report
+    from gear_fastai.report import write_report
     clf = classifier(model)
     trained = read_splits(model) if (clf.folder/'splits.csv').exists() else None
     splits = manifest_of(folder, trained) if evaluation.how.endswith(' split') else None
-    scored = score_ood(clf, ood, evaluation) if ood else None
     found = {} if splits is None else dict(leakage=_leakage(evaluation, splits))
-    if ood: found['ood'] = scored.to_dict('index')
-    if html: found['report'] = str(write_report(evaluation, clf, folder, html, splits, scored))
+    if html: found['report'] = str(write_report(evaluation, clf, folder, html, splits))
     return found
 
 # %% ../nbs/12_cli.ipynb #e159d1d1
@@ -319,8 +325,6 @@ def _leakage(evaluation, splits):
 def _lines(extra):
     random = extra.get('leakage', {}).get('random')
     if random is not None: yield f'leakage: {random:.1%} of the test photos of a random split have variants in train'
-    for kind, row in extra.get('ood', {}).items():
-        yield f"OOD images, {kind}: {row['n']:.0f}, {row['rejected']:.1%} rejected, AUROC {row['auroc']:.3f}"
     if 'report' in extra: yield f"report: {extra['report']}"
 
 # %% ../nbs/12_cli.ipynb #90363fbb

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEST_LOG', 'manifest_of', 'photos_to_score', 'seen_in_training', 'log_test_use', 'bootstrap_ci', 'Evaluation',
-           'predict_photos', 'summarize', 'evaluate']
+           'predict_photos', 'summarize', 'score_ood', 'evaluate']
 
 # %% ../nbs/09_evaluation.ipynb #e31980c4
 import contextlib, dataclasses, hashlib, time, warnings
@@ -15,15 +15,16 @@ import numpy as np, pandas as pd
 from fastcore.basics import patch
 from scipy.stats import binomtest
 from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
-from sklearn.metrics import precision_recall_fscore_support
+from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 from tqdm.auto import tqdm
+from .photo import list_photos
 from .plots import drawable, subplots
-from .dataset import _check_folder, _expand, _list_folder, _warn_notes, compare_manifest, DataError
-from .dataset import file_digest, list_dataset, MANIFEST, photo_source
-from .dataset import product_id, read_splits, shell_command
+from .dataset import _check_folder, _expand, _list_folder, _of_classes, _warn_notes
+from .dataset import _with_other_columns, compare_manifest, DataError, file_digest, is_none
+from .dataset import list_dataset, MANIFEST, photo_domains, product_id, read_splits, shell_command
 from .calibration import calibration_error
 from .model_folder import read_gear
-from .inference import classifier
+from .inference import classifier, GearClassifier
 
 # %% ../nbs/09_evaluation.ipynb #56c2ef56
 _SCORE_ALL = "score all photos with split='all' (--split all)"
@@ -60,7 +61,7 @@ def photos_to_score(
     folder,  # dataset folder
     trained: pd.DataFrame = None,  # manifest saved with the model
     split: str = 'test',  # 'valid', 'test' or 'all'
-) -> pd.DataFrame:  # path, label, group
+) -> pd.DataFrame:  # path, label, group, and other columns of the manifest
     "Return the photos of a split; raise `DataError` if there are none"
     folder = _expand(folder)
     _check_folder(folder)
@@ -69,16 +70,16 @@ def photos_to_score(
         raise DataError(f"split '{split}': choose 'valid', 'test' or 'all'")
     splits = manifest_of(folder, trained)
     photos = splits[splits.split == split]
-    if photos.empty: raise DataError(f'{folder}: no photos in the {split} split; {_SCORE_ALL}')
+    if is_none(photos).all(): raise DataError(f'{folder}: no photos in the {split} split; {_SCORE_ALL}')
     return _existing(folder, splits, photos).reset_index(drop=True)
 
 # %% ../nbs/09_evaluation.ipynb #04bead23
 def _all_photos(folder):
     listing = _list_folder(folder)
     photos = listing.photos
-    if photos.empty: return list_dataset(folder)  # raises `DataError`
+    if is_none(photos).all(): return list_dataset(folder)  # raises `DataError`
     _warn_notes(folder, listing)
-    return photos.assign(group=photos.path.map(product_id))
+    return _with_other_columns(photos, listing.table).assign(group=photos.path.map(product_id))
 
 # %% ../nbs/09_evaluation.ipynb #0897d120
 def _existing(folder, splits, photos):
@@ -86,7 +87,7 @@ def _existing(folder, splits, photos):
     changes = compare_manifest(folder, splits)
     if changes: warnings.warn(str(changes))
     photos = photos[~photos.path.isin(changes.gone)]
-    if photos.empty: raise DataError(f'{folder}: all photos of this split are gone; {_SCORE_ALL}')
+    if is_none(photos).all(): raise DataError(f'{folder}: all photos of this split are gone; {_SCORE_ALL}')
     return photos
 
 # %% ../nbs/09_evaluation.ipynb #ab081742
@@ -223,7 +224,8 @@ class Evaluation:
     trained_on: int = None  # photos that the model was trained on; None if unknown
     seen_in_training: int = None  # the same with photos that share a product or group with them
     noted: str = None  # file that records which models were scored on the test split
-    per_source: dict = dataclasses.field(default_factory=dict)  # source → n, accuracy
+    per_domain: dict = dataclasses.field(default_factory=dict)  # domain → n and metrics; empty for one domain
+    ood: dict = dataclasses.field(default_factory=dict)  # kind of `_none` → n, auroc, rejected; `all` for all
     predictions: pd.DataFrame = dataclasses.field(compare=False, default=None)  # one row per photo
 
     def to_dict(self) -> dict:
@@ -264,19 +266,20 @@ def seen_words(self: Evaluation) -> str:
 # %% ../nbs/09_evaluation.ipynb #158955e9
 @patch
 def _tables(self: Evaluation):
-    "Tables of classes and sources, and the photos that could not be read"
+    "Tables of classes, domains and OOD images, and the photos that could not be read"
     yield _rounded(self.per_class)
     absent = [label for label in self.labels if label not in self.per_class]
     if absent: yield f'no photos of: {", ".join(absent)}'
-    if self.per_source: yield '\n' + _rounded(self.per_source)
+    if self.per_domain: yield '\n' + _rounded(self.per_domain)
+    if self.ood: yield '\nOOD images\n' + _rounded(self.ood)
     yield from (f'not read: {path} ({error})' for path, error in self.unreadable.items())
 
-def _rounded(rows): return pd.DataFrame(rows).T.astype({'n': int}).round(3).to_string()
+def _rounded(rows): return pd.DataFrame(rows).T.astype(float).astype({'n': int}).round(3).to_string()
 
 # %% ../nbs/09_evaluation.ipynb #ae7cbb4e
 def _row(p, label, temperature):
     return dict(top1=p.top1, rejected=p.label is None, similarity=p.similarity,
-                confidence=p.confidence, p_true=p.probabilities.get(label),
+                score=getattr(p, 'score', p.similarity), confidence=p.confidence, p_true=p.probabilities.get(label),
                 uncalibrated=_uncalibrated(p, temperature), error=p.error)
 
 def _uncalibrated(p, temperature):
@@ -291,14 +294,15 @@ def predict_photos(
     folder,  # dataset folder
     photos: pd.DataFrame,  # path, label, group
     progress: bool = False,  # show a progress bar
-) -> pd.DataFrame:  # `photos` with top1, rejected, similarity, confidence, p_true, uncalibrated, error
-    "Predict each photo; raise `DataError` if none can be read"
+) -> pd.DataFrame:  # `photos` with top1, rejected, score, confidence, error and more
+    "Predict each photo; raise `DataError` if none of a class can be read"
     files = [Path(folder)/path for path in photos.path]
     bar = tqdm(clf.stream(files), 'scoring', len(files), unit='photo', disable=not progress)
     rows = [_row(p, label, clf.temperature) for p, label in zip(bar, photos.label)]
-    predicted = pd.DataFrame(rows, photos.index)
-    if predicted.error.isna().any(): return photos.join(predicted)
-    raise DataError(f'{folder}: none of the {len(photos)} photos could be read')
+    predicted = pd.DataFrame(rows, photos.index).astype(dict(similarity=float, score=float))
+    of_classes = predicted.error[~is_none(photos)]
+    if of_classes.isna().any(): return photos.join(predicted)
+    raise DataError(f'{folder}: none of the {len(of_classes)} photos could be read')
 
 # %% ../nbs/09_evaluation.ipynb #10647615
 def summarize(
@@ -309,13 +313,15 @@ def summarize(
     "Compute all metrics of a table of predictions"
     failed = predictions.error.notna()
     unreadable = predictions[failed].set_index('path').error.to_dict()
-    df = predictions[~failed].reset_index(drop=True)
+    read = predictions[~failed].assign(domain=photo_domains(predictions).replace('', 'unknown'))
+    df = _of_classes(read).reset_index(drop=True)
     metrics = _class_metrics(df, labels) | _confidence_metrics(df) | _overlap(df)
     return Evaluation(n=len(df), labels=labels, unreadable=unreadable, how=how, **metrics,
-                      per_source=_per_source(df), predictions=df.filter(_COLUMNS))
+                      per_domain=_per_domain(df), ood=_ood_metrics(read[is_none(read)], df.score),
+                      predictions=df.filter(_COLUMNS))
 
-_COLUMNS = ['path', 'label', 'top1', 'rejected', 'similarity', 'confidence', 'p_true',
-            'fold', 'trained_on', 'seen']
+_COLUMNS = ['path', 'label', 'top1', 'rejected', 'similarity', 'score', 'confidence', 'p_true',
+            'domain', 'fold', 'trained_on', 'seen']
 
 # %% ../nbs/09_evaluation.ipynb #ab4f7b37
 def _class_metrics(df, labels):
@@ -343,20 +349,43 @@ def _per_class(truth, pred, labels):
 # %% ../nbs/09_evaluation.ipynb #b1336eba
 def _is_correct(df): return df.label == df.top1
 
+def _selective_accuracy(df):
+    correct = _is_correct(df)[~df.rejected]
+    return float(correct.mean()) if len(correct) else None
+
 def _confidence_metrics(df):
-    "Calibration, coverage and selective accuracy"
-    correct = _is_correct(df)
-    selective = correct[~df.rejected]
-    return dict(calibration_error=calibration_error(df.confidence, correct),
-                calibration_error_before=calibration_error(df.uncalibrated, correct),
-                coverage=float(1 - df.rejected.mean()),
-                selective_accuracy=float(selective.mean()) if len(selective) else None)
+    "Coverage, selective accuracy and calibration"
+    return dict(coverage=float(1 - df.rejected.mean()), selective_accuracy=_selective_accuracy(df),
+                calibration_error=calibration_error(df.confidence, _is_correct(df)),
+                calibration_error_before=calibration_error(df.uncalibrated, _is_correct(df)))
 
 # %% ../nbs/09_evaluation.ipynb #49e3d2ec
-def _per_source(df):
-    "source → n, accuracy; empty if all photos are from one source"
-    sources = _is_correct(df).groupby(df.path.map(photo_source)).agg(n='size', accuracy='mean')
-    return sources.to_dict('index') if len(sources) > 1 else {}
+def _domain_metrics(df):
+    metrics = dict(n=len(df), accuracy=float(_is_correct(df).mean())) | _confidence_metrics(df)
+    return {name: value for name, value in metrics.items() if name != 'calibration_error_before'}
+
+def _per_domain(df):
+    "domain → n and metrics; empty if all photos are from one domain"
+    if df.domain.nunique() < 2: return {}
+    return {domain: _domain_metrics(photos) for domain, photos in df.groupby('domain')}
+
+# %% ../nbs/09_evaluation.ipynb #47ca4914
+def _auroc(known, others):
+    "How well a score separates photos of classes from other images; None if it is missing"
+    scores = [*known, *others]
+    if np.isnan(scores).any(): return None
+    is_known = [True]*len(known) + [False]*len(others)
+    return float(roc_auc_score(is_known, scores))
+
+# %% ../nbs/09_evaluation.ipynb #4ebc6e6a
+def _one_kind(images, known):
+    return dict(n=len(images), auroc=_auroc(known, images.score), rejected=float(images.rejected.mean()))
+
+def _ood_metrics(images, known):
+    "kind → n, auroc, rejected; from domain, score and rejected of OOD images, and scores of `known` photos"
+    if images.empty: return {}
+    kinds = images.groupby('domain') if images.domain.nunique() > 1 else ()
+    return {kind: _one_kind(some, known) for kind, some in kinds} | dict(all=_one_kind(images, known))
 
 # %% ../nbs/09_evaluation.ipynb #b69e2bc9
 def _overlap(df):
@@ -364,9 +393,34 @@ def _overlap(df):
     if 'seen' not in df: return {}
     return dict(trained_on=int(df.trained_on.sum()), seen_in_training=int(df.seen.sum()))
 
+# %% ../nbs/09_evaluation.ipynb #7c11551a
+def _kind(path, folder):
+    inside = path.relative_to(folder).parts
+    return inside[0] if len(inside) > 1 else 'unknown'
+
+def _predict_ood(clf, folder):
+    "Domain, score and rejection of each readable image in `folder`"
+    paths = list(list_photos(folder))
+    rows = [_row(p, None, clf.temperature) | dict(domain=_kind(path, folder))
+            for path, p in zip(paths, clf.stream(paths)) if not p.error]
+    if not rows: raise DataError(f'{folder}: no readable images in it')
+    return pd.DataFrame(rows).astype(dict(score=float))
+
+# %% ../nbs/09_evaluation.ipynb #ffd3b80d
+def score_ood(
+    clf: GearClassifier,
+    folder,  # out-of-distribution images in place of those in `_none`, perhaps in sub-folders
+    ev: Evaluation,  # of the same model, on photos of its classes
+) -> pd.DataFrame:  # n, auroc and rejected; a row per sub-folder, and `all`
+    "Measure how well a model rejects images of none of its classes"
+    images = _predict_ood(clf, Path(folder))
+    if images.score.isna().any():
+        raise DataError(f'{clf.folder}: this older model has no rejection score; train it again')
+    return pd.DataFrame(_ood_metrics(images, ev.predictions.score)).T.astype({'n': int})
+
 # %% ../nbs/09_evaluation.ipynb #be9f17fd
 def _check_classes(folder, photos, labels):
-    new = ', '.join(sorted(set(photos.label) - set(labels)))
+    new = ', '.join(sorted(set(photos.label[~is_none(photos)]) - set(labels)))
     if new: raise DataError(f'{folder}: the model has no class {new}, only '
                             f'{", ".join(labels)}; rename it, or use --ood')
 
@@ -380,7 +434,8 @@ def _mark_seen(folder, photos, trained, split):
     used = ('train',) if split == 'valid' else ('train', 'valid')
     splits = None if split == 'all' else manifest_of(folder, trained)
     found = seen_in_training(trained, folder, photos, splits, used)
-    if found.seen.any(): warnings.warn(f'{folder}: {_too_optimistic(found)}')
+    of_classes = found[~is_none(photos)]
+    if of_classes.seen.any(): warnings.warn(f'{folder}: {_too_optimistic(of_classes)}')
     return photos.join(found)
 
 def _too_optimistic(found):
@@ -435,6 +490,39 @@ def plot_confusion(self: Evaluation,
     ax.set_xticks(range(len(labels)), labels, rotation=90, **options)
     ax.set_yticks(range(len(labels)), labels, **options)
     ax.set(xlabel='predicted', ylabel='true')
+    return ax
+
+# %% ../nbs/09_evaluation.ipynb #5c222d1c
+def _risk_coverage(df):
+    by_score = df.score.fillna(df.confidence).sort_values(ascending=False, kind='stable').index
+    accepted = np.arange(1, len(df) + 1)
+    wrong = ~_is_correct(df)[by_score].to_numpy(bool)
+    return pd.DataFrame(dict(coverage=accepted/len(df), risk=wrong.cumsum()/accepted))
+
+@patch
+def risk_coverage(self: Evaluation) -> pd.DataFrame:  # coverage and risk, 0 to 1, a row per photo
+    "Return the risk of accepting only the photos with the highest `score` (or `confidence`, if there is none)"
+    return _risk_coverage(self.predictions)
+
+# %% ../nbs/09_evaluation.ipynb #daa2845c
+def _plot_risk(ax, df, name=None):
+    curve = _risk_coverage(df)
+    line, = ax.plot(curve.coverage, curve.risk, label=name)
+    accuracy = _selective_accuracy(df)
+    if accuracy is not None: ax.plot(1 - df.rejected.mean(), 1 - accuracy, 'o', color=line.get_color())
+
+@patch
+def plot_risk_coverage(self: Evaluation,
+    ax=None,  # matplotlib axes; default: new ones
+):
+    "Plot risk over coverage, for each domain if there are several, and return the axes"
+    ax = ax or subplots(figsize=(4, 4), layout='constrained')[1]
+    names, options = drawable(list(self.per_domain))
+    for domain, name in zip(self.per_domain, names):
+        _plot_risk(ax, self.predictions[self.predictions.domain == domain], name)
+    if not names: _plot_risk(ax, self.predictions)
+    for text in ax.legend().get_texts() if names else (): text.set(**options)
+    ax.set(xlabel='coverage', ylabel='risk', xlim=(0, 1.03), ylim=(0, None))
     return ax
 
 # %% ../nbs/09_evaluation.ipynb #54fab76f

@@ -15,7 +15,7 @@ from .photo import list_photos, to_array
 from .cache import PhotoCache
 from .augment import Augment
 from .dataset import _add_command, _check_folder, _expand, _gone, _n_photos, DataError
-from .dataset import ensure_splits, ManifestChanges
+from .dataset import ensure_splits, is_none, ManifestChanges
 
 # %% ../nbs/01b_loaders.ipynb #6e27b3e8
 class PhotoTransform(Transform):
@@ -144,6 +144,7 @@ def photo_datablock(
 ) -> DataBlock:
     "Return a `DataBlock` over a split dataset; its source is the folder, or a list of photo paths in it"
     folder = _expand(folder)
+    splits = splits[~is_none(splits)]
     paths = [str(folder/path) for path in splits.path]
     split_of = dict(zip(paths, splits.split))
     return DataBlock(
@@ -159,7 +160,7 @@ def _without_gone(folder, splits):
     gone = _gone(folder, splits.path[splits.split != 'test'])
     if gone: warnings.warn(str(ManifestChanges(str(folder), [], gone, [])))
     splits = splits[~splits.path.isin(set(gone))].reset_index(drop=True)
-    for name in sorted({'train', 'valid'} - set(splits.split)):
+    for name in sorted({'train', 'valid'} - set(splits.split[~is_none(splits)])):
         hint = f', {_n_photos(len(gone))} are missing; update it with: {_add_command(folder)}'
         raise DataError(f'{folder}: no photos in the {name} split{hint if gone else ""}')
     return splits
@@ -173,11 +174,12 @@ def dataloaders(
     augment: bool = True,  # whether to `Augment` the training photos; or a list of batch transforms
     **kwargs,  # options of `DataBlock.dataloaders`
 ) -> DataLoaders:  # `train` and `valid`; with attributes `splits`, `size` and `folder`
-    "Return loaders of the train and valid photos of a dataset, decoded once and cached"
+    "Return loaders of the train and valid photos of a dataset without `_none`, decoded once and cached"
     folder = _expand(folder)
     _check_folder(folder)
     splits = _without_gone(folder, ensure_splits(folder, 'grouped' if splits is None else splits))
-    kwargs = dict(num_workers=0, bs=min(bs, (splits.split == 'train').sum())) | kwargs
+    n_train = (splits.split[~is_none(splits)] == 'train').sum()
+    kwargs = dict(num_workers=0, bs=min(bs, n_train)) | kwargs
     cache = PhotoCache(list_photos(folder), size)  # of all photos, so that it serves any split
     dls = photo_datablock(splits, folder, size, augment, cache).dataloaders(folder, **kwargs)
     dls.valid_ds.tls[0].types[0] = object  # so that `test_dl` accepts whatever `open_photo` accepts

@@ -16,8 +16,9 @@ import pandas as pd, pooch
 from .photo import describe_skipped, list_photos, PhotoError
 from .drawing import _COLORS, _cutout, CLASSES, draw_photo
 from .dataset import _class_name, _expand, _first_split, _join_old_groups, _known
-from .dataset import _list_classes, _n_photos, _rows, _some, _split_name, _strings
-from .dataset import _warn, DataError, list_dataset, MANIFEST, split_dataset, write_splits
+from .dataset import _list_folder, _n_photos, _of_classes, _require_classes, _rows, _some
+from .dataset import _split_name, _strings, _warn, _warn_notes, DataError, list_dataset
+from .dataset import MANIFEST, NONE, split_dataset, write_splits
 
 # %% ../nbs/01a_sources.ipynb #72da00cc
 @contextmanager
@@ -219,8 +220,10 @@ def _source_names(folders):
 
 # %% ../nbs/01a_sources.ipynb #d265baf4
 def _source_photos(folder, source):
-    "List one dataset's photos, with the split and group they have there"
-    listing = _list_classes(folder)
+    "List one dataset's photos, with the split and group they have there; one class is enough"
+    listing = _list_folder(folder)
+    if listing.photos.empty: _require_classes(folder, listing)
+    _warn_notes(folder, listing)
     return _known(listing.photos, listing.table).assign(folder=folder, source=source)
 
 # %% ../nbs/01a_sources.ipynb #0154e4f2
@@ -231,11 +234,16 @@ def _within_class(path, label):
     if len(names) > 1 and _split_name(folders[0]) and names[1] == label: return path.split('/', 2)[2]
     return path.split('/', 1)[1] if names and names[0] == label else path
 
+# %% ../nbs/01a_sources.ipynb #c090ee0c
+def _new_path(row, label):
+    kind = f'{row.label}/' if label == NONE != row.label else ''
+    return f'{label}/{row.source}/{kind}{_within_class(row.path, row.label)}'
+
 # %% ../nbs/01a_sources.ipynb #50f689af
 def _new_paths(df, labels):
     paths = {}  # keeps the order
     for row, label in zip(df.itertuples(), labels):
-        folder, name = posixpath.split(f'{label}/{row.source}/{_within_class(row.path, row.label)}')
+        folder, name = posixpath.split(_new_path(row, label))
         new = f'{folder}/{name}'
         if new in paths: new = f'{folder}/{row.path.split("/")[0]}_{name}'
         if new in paths: raise DataError(f'{new}: two photos would have this name; rename one')
@@ -258,7 +266,9 @@ def _relabeled(df, classes):
     df = df[kept].reset_index(drop=True)
     labels = [classes.get(label, label) for label in df.label]
     _check_labels(labels)
-    return df.assign(new=_new_paths(df, labels), label=labels)
+    merged = df.assign(new=_new_paths(df, labels), label=labels)
+    if _of_classes(merged).label.nunique() > 1: return merged
+    raise DataError('merge: fewer than two classes remain; add a dataset, or change the class map')
 
 # %% ../nbs/01a_sources.ipynb #861b8a67
 def _merged_groups(splits, df):

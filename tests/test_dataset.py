@@ -6,8 +6,8 @@ import numpy as np, pandas as pd, pytest, torch
 from click.testing import CliRunner
 from PIL import Image
 from gear_fastai.cli import main
-from gear_fastai.dataset import audit, compare_manifest, DataError, ensure_splits, file_digest, fold_splits, list_dataset
-from gear_fastai.dataset import photo_source, product_id, read_splits, scan, shell_command, split_dataset, write_splits
+from gear_fastai.dataset import audit, compare_manifest, DataError, ensure_splits, file_digest, fold_splits, is_none, list_dataset
+from gear_fastai.dataset import photo_domains, photo_source, product_id, read_splits, scan, shell_command, split_dataset, write_splits
 from gear_fastai.drawing import CLASSES
 from gear_fastai.loaders import dataloaders, photo_datablock
 from gear_fastai.photo import describe_skipped
@@ -218,9 +218,8 @@ def test_our_own_output_is_no_class(tmp_path):
     for name in ('models/mine/losses.png', 'data/corrected/boots/a.png', 'data/sample/tents/a.png', '@eaDir/a.png', '#recycle/b.png', '$RECYCLE.BIN/c.png',
                  '__MACOSX/d.png', '.ipynb_checkpoints/e.png', '_none/f.png', 'boots/@eaDir/g.png'): photo(folder/name)
     df, messages = with_warnings(list_dataset, folder)
-    assert len(df) == 16 and set(df.label) == {'boots', 'tents'}
+    assert len(df) == 17 and set(df.label) == {'boots', 'tents', '_none'}
     assert messages.splitlines() == [
-        f'{folder}: skipped 1 photo of none of the classes, in _none (_none/f.png)',
         f'{folder}: skipped 2 photos saved by this package (data/corrected/boots/a.png, data/sample/tents/a.png)']
 
 def test_an_empty_class_is_reported(tmp_path):
@@ -410,6 +409,96 @@ def test_merge_of_a_folder_that_comes_split(tmp_path):
 def test_class_maps_as_excel_writes_them(tmp_path):
     (tmp_path/'names.csv').write_bytes('\ufefffrom;to\r\nfootwear;boots\r\nlamps;\r\n'.encode())
     assert read_class_map(tmp_path/'names.csv') == dict(footwear='boots', lamps=None)
+
+# pictures of none of the classes
+
+def with_none(folder, n=12, **kwargs):
+    "A dataset with `n` pictures in `_none/far`"
+    classes(folder, n=12, **kwargs), classes(folder/'_none', ['far'], n=n, start=90_000)
+    return folder
+
+def test_none_is_split_but_no_class(tmp_path):
+    folder = with_none(tmp_path/'gear')
+    splits, messages = with_warnings(ensure_splits, folder)
+    assert messages == '' and is_none(splits).sum() == 12 and set(splits.split[is_none(splits)]) == {'train', 'valid', 'test'}
+    assert set(read_splits(folder).label) == {'boots', 'tents', '_none'} and not compare_manifest(folder, splits)
+    assert set(photo_domains(splits)) == {'', 'far'}
+    report = audit(folder)
+    assert report.counts['_none'] == 12 and '24 photos in 2 classes: boots 12' in str(report) and '12 of none of the classes' in str(report)
+    dls, messages = with_warnings(dataloaders, folder, 32)
+    assert messages == '' and list(dls.vocab) == ['boots', 'tents'] and len(dls.splits) == 36
+    assert not any('_none' in path.parts for path in [*dls.train_ds.items, *dls.valid_ds.items])
+    loaders = photo_datablock(dls.splits, folder, 32).dataloaders(sorted(folder.rglob('*.png')), bs=4, num_workers=0)
+    assert len(loaders.train_ds) == len(dls.train_ds) and '12 of none' in run('data', 'audit', folder)
+
+def test_none_changes_no_split_or_fold_of_a_class(tmp_path):
+    plain = split_dataset(classes(tmp_path/'gear', n=12))
+    splits = split_dataset(with_none(tmp_path/'gear', n=3))
+    known = splits[~is_none(splits)].reset_index(drop=True)
+    assert known[['path', 'split']].equals(plain[['path', 'split']])
+    for fold, other in zip(fold_splits(splits, 4), fold_splits(plain, 4), strict=True):
+        assert fold.split[~is_none(fold)].tolist() == other.split.tolist() and set(fold.split) == {'train', 'valid', 'test'}
+    assert sum((fold.split[is_none(fold)] == 'test').sum() for fold in fold_splits(splits, 4)) == 3
+
+@pytest.mark.parametrize('use', [list_dataset, audit, split_dataset, dataloaders, ensure_splits])
+def test_a_none_folder_alone(tmp_path, use):
+    classes(tmp_path, ['_none'])
+    with pytest.raises(DataError, match='a _none folder alone'): with_warnings(use, tmp_path)
+    classes(tmp_path, ['boots'], start=50)
+    with pytest.raises(DataError, match=r'only one class \(boots\)'): with_warnings(use, tmp_path)
+
+def test_none_is_added_to_an_older_manifest_on_request(tmp_path):
+    folder = classes(tmp_path/'gear', n=12)
+    before = ensure_splits(folder)
+    with_none(folder)
+    splits, messages = with_warnings(ensure_splits, folder)
+    assert messages == '' and splits.split.tolist() == before.split.tolist() and not compare_manifest(folder, before) and audit(folder).new == []
+    assert '_none' not in with_warnings(dataloaders, folder, 32)[0].vocab
+    run('data', 'split', folder, '--add')
+    after = read_splits(folder)
+    assert after[~is_none(after)].split.tolist() == before.split.tolist() and is_none(after).sum() == 12
+    photo(folder/'_none/near/new.png', 99_000)
+    assert compare_manifest(folder, after).new == ['_none/near/new.png'] and compare_manifest(folder, after).classes == []
+
+def test_one_picture_of_none_of_the_classes(tmp_path):
+    splits, messages = with_warnings(split_dataset, with_none(tmp_path/'gear', n=1))
+    assert messages == '' and splits.split[is_none(splits)].tolist() == ['train']
+    for fold in fold_splits(splits, 3): assert set(fold.split[~is_none(fold)]) == {'train', 'valid', 'test'}
+
+def test_near_duplicates_of_gear_in_none(tmp_path):
+    folder = with_none(tmp_path/'gear')
+    for k in range(4): Image.open(folder/f'boots/{k}.png').resize((80, 80), Image.Resampling.NEAREST).save(folder/f'_none/copy{k}.webp', lossless=True)
+    splits, messages = with_warnings(split_dataset, folder)
+    assert messages == (f'{folder}: 4 photos in _none look almost identical to photos of a class '
+                        '(_none/copy0.webp, _none/copy1.webp, _none/copy2.webp and 1 more); remove them from one of the two')
+    rows = splits.set_index('path')
+    for k in range(4):
+        assert rows.group[f'_none/copy{k}.webp'] == rows.group[f'boots/{k}.png']
+        assert rows.split[f'_none/copy{k}.webp'] == rows.split[f'boots/{k}.png']
+    crossing = [set(pair) for pair in audit(folder).cross_class_duplicates]
+    assert all({f'_none/copy{k}.webp', f'boots/{k}.png'} in crossing for k in range(4)) and len(crossing) == 4
+    assert 'look almost identical' in run('data', 'split', folder)
+
+def test_none_in_a_folder_that_comes_split(tmp_path):
+    inside, beside = tmp_path/'inside', tmp_path/'beside'
+    for folder in (inside, beside): classes(folder/'train'), classes(folder/'test', n=3, start=100)
+    classes(inside/'train', ['_none'], n=9, start=9000), classes(inside/'test', ['_none'], n=2, start=9100), classes(beside, ['_none'], n=12, start=9000)
+    splits = with_warnings(split_dataset, inside)[0]
+    assert (splits.path[is_none(splits) & (splits.split == 'test')].str.startswith('test/')).all() and is_none(splits).sum() == 11
+    splits = with_warnings(split_dataset, beside)[0]
+    assert set(splits.split[is_none(splits)]) == {'train', 'valid', 'test'}
+    assert (splits.split[splits.path.str.startswith('test/')] == 'test').all() and set(splits.label) == {'boots', 'tents', '_none'}
+
+def test_merge_onto_none(tmp_path):
+    gear, others, outdoor = classes(tmp_path/'gear'), classes(tmp_path/'none', ['far', 'near'], n=4, start=5000), classes(tmp_path/'outdoor', ['boots'], start=7000)
+    classes(gear, ['_none'], n=3, start=8000)
+    made = merge_datasets([gear, others, outdoor], tmp_path/'out', dict(far='_none', near='_none'))
+    assert made.label.value_counts().to_dict() == dict(boots=16, tents=8, _none=11)
+    domains = photo_domains(made.drop(columns='source'))
+    assert set(domains[is_none(made)]) == {'gear', 'none/far', 'none/near'} and set(domains[~is_none(made)]) == {'gear', 'outdoor'}
+    with pytest.raises(DataError, match='fewer than two classes remain'): merge_datasets([gear, others], tmp_path/'no', dict(boots=None, far='_none', near='_none'))
+    classes(tmp_path/'alone', ['_none'])
+    assert merge_datasets([gear, tmp_path/'alone'], tmp_path/'with').label.value_counts()['_none'] == 11
 
 # archives
 

@@ -1,16 +1,18 @@
 "Evaluations of photos seen in training, of changed folders and of unusual class names; reports"
 import dataclasses, json, os, re, shutil, subprocess, sys, warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np, pandas as pd, pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 from gear_fastai.dataset import DataError, file_digest, read_splits, split_dataset, write_splits
-from gear_fastai.evaluation import evaluate, manifest_of, seen_in_training
+from gear_fastai.evaluation import evaluate, manifest_of, score_ood, seen_in_training
 from gear_fastai.sources import merge_datasets
 from gear_fastai.photo import list_photos
 from gear_fastai.recipes import train_model
-from gear_fastai.report import plot_reliability, score_ood, show_occlusion, write_report
+from gear_fastai.report import plot_reliability, show_occlusion, write_report
 from gear_fastai.sources import draw_sample
 from gear_fastai.inference import GearClassifier
 
@@ -144,7 +146,8 @@ def test_photos_of_a_class_that_the_model_does_not_know(home):
     os.rename(home/'one/sandals', home/'one/_none')
     shutil.copytree(home/'gear/boots', home/'one/boots')
     ev, told = scored(home/'mine', home/'one', 'all')
-    assert ev.n == 8 and any('_none' in t for t in told)
+    assert ev.n == 8 and list(ev.per_class) == ['boots'] and ev.ood['all']['n'] == 8 and list(ev.ood) == ['all']
+    assert not any('_none' in t for t in told) and set(ev.predictions.label) == {'boots'} and 'OOD images' in str(ev)
 
 
 def test_a_folder_without_a_manifest_is_told_of_all(home):
@@ -224,9 +227,78 @@ def test_metrics_agree_with_each_other_and_are_plain_json(home):
     ev, _ = scored(home/'mine', home/'gear')
     assert np.sum(ev.confusion) == ev.n and np.trace(ev.confusion) == round(ev.accuracy*ev.n)
     assert ev.macro_f1 == pytest.approx(np.mean([row['f1'] for row in ev.per_class.values()]))
-    assert ev.macro_f1_ci95[0] <= ev.macro_f1 <= ev.macro_f1_ci95[1] and ev.per_source == {}
+    assert ev.macro_f1_ci95[0] <= ev.macro_f1 <= ev.macro_f1_ci95[1] and (ev.per_domain, ev.ood) == ({}, {})
     assert {'n', 'accuracy', 'accuracy_ci95', 'macro_f1', 'per_class', 'coverage', 'selective_accuracy'} <= set(ev.to_dict())
     assert json.loads(json.dumps(ev.to_dict()))['per_class'] == ev.per_class
+
+
+def add_none(folder, kinds=('far', 'near'), n=8):
+    "Noise in `_none/<kind>`"
+    for k, kind in enumerate(kinds):
+        (folder/'_none'/kind).mkdir(parents=True)
+        for i in range(n):
+            pixels = np.random.default_rng(100*k + i).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder/f'_none/{kind}/{i}.png')
+
+
+def test_ood_images_of_the_scored_split(home):
+    before, _ = scored(home/'mine', home/'gear')
+    add_none(home/'gear')
+    ev, told = scored(home/'mine', home/'gear')
+    assert (ev.ood, told) == ({}, [])                              # an older manifest does not list them
+    write_splits(home/'gear', split_dataset(home/'gear', existing=read_splits(home/'gear')), force=True)
+    ev, told = scored(home/'mine', home/'gear')
+    assert (ev.n, ev.accuracy, ev.per_class, ev.confusion) == (before.n, before.accuracy, before.per_class, before.confusion)
+    splits = read_splits(home/'gear')
+    assert ev.ood['all']['n'] == sum((splits.label == '_none') & (splits.split == 'test')) > 0
+    all_photos, _ = scored(home/'mine', home/'gear', 'all')
+    assert {kind: row['n'] for kind, row in all_photos.ood.items()} == dict(far=8, near=8, all=16)
+    assert all(0 <= row['auroc'] <= 1 and 0 <= row['rejected'] <= 1 for row in all_photos.ood.values())
+    assert json.loads(json.dumps(all_photos.to_dict()))['ood'] == all_photos.ood
+    (home/'gear/_none/far/0.png').write_bytes(b'x')
+    assert scored(home/'mine', home/'gear', 'all')[0].ood['far']['n'] == 7
+
+
+def test_a_none_folder_alone_cannot_be_scored(home):
+    add_none(home/'alone')
+    with pytest.raises(DataError, match='a _none folder alone'): evaluate(home/'mine', home/'alone', 'all')
+    shutil.copytree(home/'gear/boots', home/'alone/boots')
+    for photo in list_photos(home/'alone/boots'): photo.write_bytes(b'x')
+    with pytest.raises(DataError, match='none of the 8 photos could be read'): evaluate(home/'mine', home/'alone', 'all')
+
+
+def test_domains_are_compared(home):
+    merge_datasets([draw_sample(home/'shop', n=2, seed=3), one_class(home, 'outdoor')], home/'merged')
+    ev, _ = scored(home/'mine', home/'merged', 'all')
+    assert {domain: row['n'] for domain, row in ev.per_domain.items()} == dict(shop=24, outdoor=2)
+    for domain, row in ev.per_domain.items():
+        part = ev.predictions[ev.predictions.domain == domain]
+        assert row['accuracy'] == (part.label == part.top1).mean() and row['coverage'] == 1 - part.rejected.mean()
+        assert {'selective_accuracy', 'calibration_error'} <= set(row)
+    assert 'outdoor' in str(ev) and json.loads(json.dumps(ev.to_dict()))['per_domain'] == ev.per_domain
+    splits = split_dataset(home/'merged')
+    write_splits(home/'merged', splits.assign(domain=['a' if 'outdoor' in path else 'b' for path in splits.path]))
+    assert set(scored(home/'mine', home/'merged', 'all')[0].per_domain) == {'a', 'b'}
+    assert 'Per domain' in write_report(ev, GearClassifier(home/'mine'), home/'merged', home/'r.html').read_text()
+
+
+def one_class(home, name):
+    "A dataset with photos of one class"
+    boots = draw_sample(home/'more', n=2, seed=5)/'boots'
+    shutil.copytree(boots, home/name/'boots')
+    return home/name
+
+
+def test_risk_falls_with_coverage_if_the_score_is_right(home):
+    ev, _ = scored(home/'mine', home/'gear', 'all')
+    correct = ev.predictions.label == ev.predictions.top1
+    perfect = dataclasses.replace(ev, predictions=ev.predictions.assign(score=correct.astype(float)))
+    curve = perfect.risk_coverage()
+    assert len(curve) == ev.n and curve.risk.is_monotonic_increasing and curve.risk.iloc[-1] == pytest.approx(1 - ev.accuracy)
+    no_score = dataclasses.replace(ev, predictions=ev.predictions.assign(score=np.nan))
+    by_confidence = ev.predictions.sort_values('confidence', ascending=False).iloc[0]
+    assert no_score.risk_coverage().risk.iloc[0] == float(by_confidence.label != by_confidence.top1)
+    assert no_score.plot_risk_coverage(Figure().subplots()).get_ylabel() == 'risk'
 
 
 # ---- reports
@@ -243,8 +315,9 @@ def test_names_are_escaped_in_a_report(home):
     per_class = {rename[label]: row for label, row in ev.per_class.items()}
     predictions = ev.predictions.replace(dict(label=rename, top1=rename))
     odd = dataclasses.replace(ev, labels=labels, per_class=per_class, predictions=predictions,
-                              unreadable={'boots/\udce9.jpg': hostile})
-    text = report(home, odd, ood=pd.DataFrame(dict(n=[1], auroc=[.5], rejected=[0.]), [hostile]))
+                              unreadable={'boots/\udce9.jpg': hostile}, ood={hostile: dict(n=1, auroc=.5, rejected=0.)},
+                              per_domain={hostile: dict(n=1, accuracy=1., coverage=0., selective_accuracy=None, calibration_error=.1)})
+    text = report(home, odd)
     assert '<script' not in text and '&lt;script&gt;' in text and '$a_b$' in text and r'boots/\udce9.jpg' in text
 
 
@@ -276,3 +349,22 @@ def test_occlusion_maps_are_shown_beside_the_photos(home):
     ev, _ = scored(home/'mine', home/'gear')
     fig = show_occlusion(GearClassifier(home/'mine'), ev.predictions.head(2), home/'gear', cols=2)
     assert [ax.images[0].get_array().shape for ax in fig.axes] == [(240, 480, 3)]*2
+
+
+def test_the_nearest_training_photo_is_shown(home, monkeypatch):
+    ev, _ = scored(home/'mine', home/'gear')
+    predict = GearClassifier.predict
+
+    def with_nearest(self, photo):
+        p = predict(self, photo)
+        nearest = SimpleNamespace(path='../outside.png' if outside else ev.predictions.path[0], label='<b>', similarity=.5)
+        object.__setattr__(p, 'nearest', nearest)
+        return p
+    monkeypatch.setattr(GearClassifier, 'predict', with_nearest)
+    outside = False
+    text = report(home, ev, n_errors=2)
+    assert text.count('src=') == 6 and text.count('looks like') == 4 and '(&lt;b&gt;)' in text
+    outside = True
+    Image.new('RGB', (40, 40)).save(home/'outside.png')
+    text = report(home, ev, n_errors=2)
+    assert text.count('src=') == 4 and text.count('looks like outside.png') == 2
