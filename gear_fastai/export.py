@@ -22,36 +22,26 @@ from scipy.special import softmax
 from timm.models._hub import save_for_hf
 from timm.utils import unwrap_model
 from .photo import FASTAI_RESIZES, normalize, to_pixels
-from .dataset import file_digest, write_splits
+from .dataset import file_digest, is_none, photo_domains, write_splits
 from .learner import check_labels, photo_size, plot_history
 from .transfer import WithFeatures, check_network, frozen_forward
-from .transfer import head_logits, write_onnx
+from .transfer import write_onnx
+from .probe import fit_rejection
 from .calibration import MIN_PHOTOS, calibration_error
 from .calibration import fit_temperature, rejection_threshold
 from .files import atomic_write
-from .model_folder import FORMAT, ModelError, atomic_folder, file_digests, read_gear
-
-# %% ../nbs/07a_export.ipynb #98523544
-class _WithSimilarity(nn.Module):
-    "A network that returns logits (N, C) and the similarity to the nearest reference features (N,)"
-    def __init__(self, model, reference):
-        super().__init__()
-        self.model = WithFeatures(model)
-        self.register_buffer('reference', reference.T.contiguous())
-
-    def forward(self, x):
-        logits, features = self.model(x)
-        return logits, (F.normalize(features) @ self.reference).amax(1)
+from .model_folder import FORMAT, REFERENCE, ModelError, Reference, atomic_folder, file_digests
+from .model_folder import read_gear, write_reference
 
 # %% ../nbs/07a_export.ipynb #ce0de98f
 def _is_large_float(weight):
     return weight.data_type == onnx.TensorProto.FLOAT and math.prod(weight.dims) > 256
 
 # %% ../nbs/07a_export.ipynb #9caae467
-def _halve(path, which):
-    "Store the large weights of an ONNX file in half precision where `which(name)`"
+def _halve(path):
+    "Store the large weights of an ONNX file in half precision"
     proto = onnx.load(path)
-    for weight in [w for w in proto.graph.initializer if _is_large_float(w) and which(w.name)]:
+    for weight in filter(_is_large_float, list(proto.graph.initializer)):
         stored = weight.name + '.half'
         cast = onnx.helper.make_node('Cast', [stored], [weight.name], to=onnx.TensorProto.FLOAT)
         proto.graph.node.insert(0, cast)
@@ -63,30 +53,29 @@ def _halve(path, which):
 # %% ../nbs/07a_export.ipynb #f37289ef
 def export_onnx(
     model: nn.Module,  # a timm model, on the CPU, in evaluation mode
-    reference: Tensor,  # normalized features of training photos, (M, F); stored in half precision
     path,  # file to write
     images: np.ndarray,  # normalized images to verify with, float32 (N, 3, S, S)
-    tolerance: float = 1e-4,  # largest allowed difference in probability or similarity
+    tolerance: float = 1e-4,  # largest allowed difference in probability, and relative one of the features
     half: bool = False,  # store the weights in half precision
 ) -> float:  # largest difference found
     "Export `model` for ONNX Runtime; raise `ModelError` if its outputs differ from torch's"
-    model = _WithSimilarity(model, reference.half().float()).eval()
-    names = ['logits', 'similarity']
+    model = WithFeatures(model).eval()
     unmerged = dict(training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False) if half else {}
-    write_onnx(model, torch.from_numpy(images[:2]), str(path), names, **unmerged)
-    _halve(path, lambda name: half or name == 'reference')
+    write_onnx(model, torch.from_numpy(images[:2]), str(path), ['logits', 'features'], **unmerged)
+    if half: _halve(path)
     difference = _onnx_difference(model, path, images)
     if difference < tolerance: return difference
     raise ModelError(f'{path}: ONNX Runtime and torch differ by {difference:.2g}; not saved')
 
 # %% ../nbs/07a_export.ipynb #3dc6763f
 def _onnx_difference(model, path, images):
-    "Largest difference in probability or similarity between ONNX Runtime and torch"
+    "Largest difference between ONNX Runtime and torch, in probability and relative to the features"
     with torch.no_grad(): want = [o.numpy() for o in model(torch.from_numpy(images))]
     session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
     got = session.run(None, {'image': images})
     in_probability = np.abs(softmax(got[0], 1) - softmax(want[0], 1)).max()
-    return float(max(in_probability, np.abs(got[1] - want[1]).max()))
+    in_features = np.abs(got[1] - want[1]).max()/max(np.abs(want[1]).max(), 1e-6)
+    return float(max(in_probability, in_features))
 
 # %% ../nbs/07a_export.ipynb #7590c41b
 @dataclass
@@ -99,13 +88,21 @@ class LoaderInfo:
     folder: Path = None  # folder that the paths in `splits` are relative to
     splits: pd.DataFrame = None  # path, label, group, split
     train_items: list = None  # items of the training loader
+    train: pd.DataFrame = None  # path, label, group, split of these items
     resize: str = None  # method of fastai's `Resize`; None: letterboxed
 
     def files(self,
         split: str,  # 'train', 'valid' or 'test'
     ) -> list:
         "Paths of the photos in a split"
-        return [self.folder/path for path in self.splits.path[self.splits.split == split]]
+        return [self.folder/path for path in self.rows(split).path]
+
+    def rows(self,
+        split: str,  # 'train', 'valid' or 'test'
+        none: bool = False,  # the pictures of none of the classes
+    ) -> pd.DataFrame:
+        "Rows of the manifest in a split"
+        return self.splits[(self.splits.split == split) & (is_none(self.splits) == none)]
 
 # %% ../nbs/07a_export.ipynb #edfc9ffd
 def _rounded(x): return [round(v, 6) for v in x.flatten().tolist()]
@@ -151,11 +148,12 @@ def _rows_of(dls, dataset, split):
     return [(file, str(dls.vocab[int(label)]), split) for file, label in zip(files, labels)]
 
 # %% ../nbs/07a_export.ipynb #7ba4ff17
-def _splits_of(rows):
-    "Common folder of the files in `rows`, and their manifest"
-    folder = Path(os.path.commonpath([file.parent for file, *_ in rows]))
+def _splits_of(rows, folder=None):
+    "Common folder of the files in `rows`, and their manifest; with a folder, a row for each item"
     splits = pd.DataFrame(rows, columns=['path', 'label', 'split'])
-    splits = splits.drop_duplicates('path', ignore_index=True)
+    if folder is None:
+        folder = Path(os.path.commonpath([file.parent for file, *_ in rows]))
+        splits = splits.drop_duplicates('path', ignore_index=True)
     splits['path'] = [file.relative_to(folder).as_posix() for file in splits.path]
     splits.insert(2, 'group', range(len(splits)))
     return folder, splits
@@ -208,10 +206,12 @@ def describe_loaders(
         info.folder = dls.folder
         info.splits = dls.splits
         info.train_items = info.files('train')
+        info.train = info.rows('train')
     else:
         rows = _rows_of(dls, dls.train_ds, 'train') + _rows_of(dls, dls.valid_ds, 'valid')
         info.folder, info.splits = _splits_of(rows)
         info.train_items = dls.train_ds.items
+        info.train = _splits_of(rows[:len(info.train_items)], info.folder)[1]
         info.resize = _resize_method(dls, info)
     return info
 
@@ -262,52 +262,93 @@ def _with_digests(splits, folder):
 
 # %% ../nbs/07a_export.ipynb #45317fad
 @dataclass
-class _Features:
-    "What the saved network computes for training and validation photos"
-    reference: Tensor  # normalized features of training photos, (M, F)
-    valid: Tensor  # normalized features of validation photos, (N, F)
-    logits: Tensor  # of validation photos, (N, C)
-    labels: Tensor  # of validation photos, (N,)
+class _Outputs:
+    "What the saved network computes"
+    train: np.ndarray  # features of training photos, (M, F)
+    rows: pd.DataFrame  # path, label, group of these photos
+    left_out: np.ndarray = None  # left-out logits of a linear probe for these photos, (M, C)
+    valid: np.ndarray = None  # features of the validation photos, (N, F); None for a linear probe
+    logits: np.ndarray = None  # of the validation photos, (N, C)
+    labels: np.ndarray = None  # of the validation photos, int (N,)
+    none: np.ndarray = None  # features of negatives, (K, F)
+    none_rows: pd.DataFrame = None  # path, label, group of the negatives
 
 # %% ../nbs/07a_export.ipynb #6982e4fb
-def _run_network(learn, model, train_items):
-    "Features of training photos; logits and features of all validation photos"
-    valid = learn.dls.valid
-    forward = frozen_forward(WithFeatures(model), valid.one_batch()[0][:2].cpu())
-    train_dl = learn.dls.test_dl(train_items, bs=64)
-    train = torch.cat([forward(batch[0].cpu())[1] for batch in train_dl])
-    outputs = [forward(batch[0].cpu()) for batch in valid]
-    return train, *map(torch.cat, zip(*outputs))
+def _run_network(forward, dl):
+    "Logits and features of the photos of a loader"
+    return [torch.cat(outputs).numpy() for outputs in zip(*[forward(batch[0].cpu()) for batch in dl])]
+
+def _spaced(n, most): return np.arange(n)[::max(1, -(-n//most))]
+
+def _negatives(info, most):
+    "Up to `most` negatives to train with, without those that belong to the group of a photo"
+    rows = info.rows('train', none=True)
+    rows = rows[~rows.group.isin(info.train.group)]
+    if 0 < len(rows) < MIN_PHOTOS:
+        warnings.warn(f'{info.folder}: {len(rows)} negatives are too few to learn from, {MIN_PHOTOS} are needed; '
+                      'photos are rejected by their similarity to the training photos')
+        return rows[:0]
+    return rows.iloc[_spaced(len(rows), most)]
 
 # %% ../nbs/07a_export.ipynb #21f28767
-def _features(learn, model, train_items, n=2000):
-    "Features of `n` training photos and all validation photos"
-    labels = torch.cat([y.cpu() for _, y in learn.dls.valid])
-    known = getattr(learn, 'probe_features', None)     # of a linear probe
-    if known: outputs = _evenly(known[0], n), head_logits(model, known[1]), known[1]
-    else: outputs = _run_network(learn, model, _evenly(train_items, n))
-    train, logits, valid = outputs
-    return _Features(F.normalize(train), F.normalize(valid), logits, labels)
+def _outputs(learn, model, info, most=4000):
+    "Outputs for up to `most` training photos, as many negatives, and the validation photos"
+    dls = learn.dls
+    forward = frozen_forward(WithFeatures(model), dls.valid.one_batch()[0][:2].cpu())
+    chosen = _spaced(len(info.train), most)
+    none_rows = _negatives(info, most)
+    none = None
+    if len(none_rows):
+        none = _run_network(forward, dls.test_dl([info.folder/path for path in none_rows.path], bs=64))[1]
+    rest = dict(rows=info.train.iloc[chosen], none=none, none_rows=none_rows)
+    probe = getattr(learn, 'probe_features', None)
+    if probe: return _Outputs(probe[0].numpy()[chosen], left_out=probe[2].numpy()[chosen], **rest)
+    items = getattr(info.train_items, 'iloc', L(info.train_items))[chosen]
+    train = _run_network(forward, dls.test_dl(items, bs=64))[1]
+    logits, valid = _run_network(forward, dls.valid)
+    labels = torch.cat([y.cpu() for _, y in dls.valid]).numpy()
+    return _Outputs(train, valid=valid, logits=logits, labels=labels, **rest)
 
 # %% ../nbs/07a_export.ipynb #253570cc
-def _calibrate(features, rate=.02):
-    "Temperature and rejection threshold; `rate` is the share of validation photos that is rejected"
-    logits = features.logits.numpy()
-    labels = features.labels.numpy()
+def _calibrate(logits, labels, scores, domains, rate, which):
+    "Temperature and rejection threshold, from photos that were not trained on"
     if len(labels) < MIN_PHOTOS:
-        warnings.warn(f'{len(labels)} validation photos are too few to calibrate, {MIN_PHOTOS} are needed: '
+        warnings.warn(f'{len(labels)} {which} photos are too few to calibrate, {MIN_PHOTOS} are needed: '
                       'the temperature stays 1 and no photo is rejected')
         return dict(temperature=1., rejection_threshold=None)
     temperature = fit_temperature(logits, labels)
-    similarity = (features.valid @ features.reference.T).amax(1).numpy()
     errors = dict(before=_error_at(1, logits, labels), after=_error_at(temperature, logits, labels))
-    return dict(temperature=temperature, rejection_threshold=rejection_threshold(similarity, rate),
-                calibration=dict(rejection_rate=rate, calibration_error=errors, photos=len(labels),
-                                 measured='on the validation photos that both were chosen on'))
+    return dict(temperature=temperature, rejection_threshold=rejection_threshold(scores, rate, domains),
+                calibration=dict(rejection_rate=rate, calibration_error=errors, photos=len(labels), which=which))
 
 # %% ../nbs/07a_export.ipynb #8cd5c8c3
 def _error_at(temperature, logits, labels):
     return calibration_error(softmax(logits/temperature, 1).max(1), logits.argmax(1) == labels)
+
+# %% ../nbs/07a_export.ipynb #c7a00002
+def _fit_reference(outputs, labels):
+    "A `Reference`, with the groups and left-out margins of its rows"
+    rows = pd.concat([outputs.rows, outputs.none_rows], ignore_index=True)
+    y = np.array([labels.index(label) if label in labels else -1 for label in rows.label])
+    groups = pd.factorize(rows.group)[0]
+    if outputs.none is None: return Reference(outputs.train, y, list(rows.path)), groups, 0
+    x = np.concatenate([outputs.train, outputs.none])
+    weight, bias, margins = fit_rejection(x, y, len(labels), groups, photo_domains(rows))
+    return Reference(x, y, list(rows.path), weight, bias), groups, margins
+
+# %% ../nbs/07a_export.ipynb #c7a00003
+def _reference(outputs, info, rate):
+    "The `Reference` to save, and the calibration"
+    reference, groups, margins = _fit_reference(outputs, info.labels)
+    if outputs.valid is None:
+        scores = reference.left_out_scores(groups, margins)
+        labels = reference.labels[:reference.n_photos]
+        domains = photo_domains(outputs.rows)
+        return reference, _calibrate(outputs.left_out, labels, scores, domains, rate, 'left-out training')
+    scores = reference.score(outputs.valid)[0]
+    domains = photo_domains(info.rows('valid'))
+    if len(domains) != len(scores): domains = None          # loaders that list a photo twice
+    return reference, _calibrate(outputs.logits, outputs.labels, scores, domains, rate, 'validation')
 
 # %% ../nbs/07a_export.ipynb #c4a68318
 _CARD = '''---
@@ -323,11 +364,11 @@ _CARD = '''---
 
 **Test** {{ tests or 'Run `gear-fastai evaluate` for figures on the test split.' }}
 {% if calibration %}
-**Calibration** on {{ calibration.photos }} validation photos: temperature {{ '%.2f'|format(about.temperature) }}.
+**Calibration** on {{ calibration.photos }} {{ calibration.which or 'validation' }} photos: temperature {{ '%.2f'|format(about.temperature) }}.
 Expected calibration error: {{ '%.1f'|format(100*calibration.calibration_error.before) }} % before
 and {{ '%.1f'|format(100*calibration.calibration_error.after) }} % after.
-A photo with a similarity below {{ '%.3f'|format(about.rejection_threshold) }} is "not sure",
-like {{ '%.0f'|format(100*calibration.rejection_rate) }} % of the validation photos.
+A photo with a rejection score below {{ '%.3f'|format(about.rejection_threshold) }} is "not sure",
+like {{ '%.0f'|format(100*calibration.rejection_rate) }} % of these photos.
 {% endif %}
 **Input** {{ preprocessing }} to
 {{ about.preprocessing.size }} × {{ about.preprocessing.size }} pixels; RGB in [0, 1],
@@ -423,6 +464,7 @@ def save_classifier(
     row: int = None,  # row of the recorder's history that the weights belong to; default: the last
     notes: dict = None,  # anything else to record in gear.json, as JSON types
     half: bool = False,  # store the weights in half precision
+    reject_rate: float = .02,  # share of your products' photos that may be rejected, 0 to 1
 ) -> Path:  # `dest`
     "Write a model folder, whole or not at all; raise `ModelError` if the network can't be saved"
     dest = Path(dest).expanduser()
@@ -430,13 +472,15 @@ def save_classifier(
     history = getattr(learn.recorder, 'history', [])
     row = ifnone(row, len(history) - 1)
     model = _copy_for_export(learn.model, half)
-    features = _features(learn, model, info.train_items)
+    outputs = _outputs(learn, model, info)
+    reference, calibration = _reference(outputs, info, reject_rate)
     with atomic_folder(dest) as tmp:
         _write_weights(model, tmp, info, half)
         images = _read_images(info.files('valid')[:8], info, info.resize)
-        difference = export_onnx(model, features.reference, tmp/'model.onnx', images, half=half)
+        difference = export_onnx(model, tmp/'model.onnx', images, half=half)
+        write_reference(tmp/REFERENCE, reference)
         about = _describe(model.pretrained_cfg['architecture'], info, history[row] if history else {},
-                          _calibrate(features), difference, notes)
+                          calibration, difference, notes)
         _write_description(tmp, dest.name, dict(about, files=file_digests(tmp)))
         write_splits(tmp, _with_digests(info.splits, info.folder))
         if history: write_history(learn, tmp, row)

@@ -16,6 +16,7 @@ from fastai.vision.all import *
 from huggingface_hub import constants, try_to_load_from_cache
 from timm.models import load_state_dict
 from .learner import check_labels, photo_learner, photo_size
+from .dataset import photo_domains
 from .probe import ALPHAS, fit_ridge
 
 # %% ../nbs/05_transfer.ipynb #30eb40f1
@@ -318,7 +319,7 @@ def create_backbone(
 # %% ../nbs/05_transfer.ipynb #7463b467
 class TransferLearner(Learner):
     "A `Learner` that fits the head of a timm model on stored features, then trains head and backbone"
-    probe_features = None  # features of the train and valid photos, from `fit_head` until `fit`
+    probe_features = None  # from `fit_head` until `fit`: features of train and valid photos, left-out logits
 
     def fit(self, *args, **kwargs):
         "fastai's `fit`, after which the stored features are out of date"
@@ -340,13 +341,14 @@ def features(self: TransferLearner,
     return [_collect(forward, dl) for dl in dls]
 
 # %% ../nbs/05_transfer.ipynb #f76a5e89
-def _train_groups(dls):
-    "Product group of each training photo; without a manifest, each photo is a group"
+def _train_rows(dls):
+    "Product group and domain of each training photo; without a manifest, each photo is a group"
     items = dls.train_ds.items
     splits = getattr(dls, 'splits', None)
-    if not (isinstance(splits, pd.DataFrame) and 'group' in splits): return np.arange(len(items))
-    group_of = {str(dls.folder/path): group for path, group in zip(splits.path, splits.group)}
-    return pd.factorize(np.array([group_of[str(item)] for item in items]))[0]
+    if not (isinstance(splits, pd.DataFrame) and 'group' in splits): return np.arange(len(items)), np.full(len(items), '')
+    row_of = {str(dls.folder/path): row for row, path in enumerate(splits.path)}
+    rows = splits.iloc[[row_of[str(item)] for item in items]]
+    return pd.factorize(rows.group)[0], photo_domains(rows).to_numpy(str)
 
 # %% ../nbs/05_transfer.ipynb #c26ba955
 _NOT_LINEAR = 'its classifier is not linear in the pooled features'
@@ -378,12 +380,13 @@ def fit_head(self: TransferLearner,
     augmented = self.dls.train.new(shuffle=False, drop_last=False)
     train, valid, *more = self.features(plain, self.dls.valid, *[augmented]*(views - 1))
     x, y = (torch.cat(parts) for parts in zip(train, *more))
-    groups = np.tile(_train_groups(self.dls), views)
-    probe = fit_ridge(x, y, self.model.num_classes, groups, alphas)
+    groups, domains = (np.tile(column, views) for column in _train_rows(self.dls))
+    probe = fit_ridge(x, y, self.model.num_classes, groups, alphas, domains)
     weight, bias, left_out = map(torch.from_numpy, probe)
     set_head(self.model, weight, bias)
-    self.probe_features = train[0], valid[0]
-    self._record_head(left_out[:len(train[1])], train[1], *valid, time.perf_counter() - start)
+    left_out = left_out[:len(train[1])]         # those of the photos themselves
+    self.probe_features = train[0], valid[0], left_out
+    self._record_head(left_out, train[1], *valid, time.perf_counter() - start)
 
 # %% ../nbs/05_transfer.ipynb #20083467
 @patch
