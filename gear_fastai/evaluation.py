@@ -353,6 +353,7 @@ def _selective_accuracy(df):
     correct = _is_correct(df)[~df.rejected]
     return float(correct.mean()) if len(correct) else None
 
+# %% ../nbs/09_evaluation.ipynb #81dcb311
 def _confidence_metrics(df):
     "Coverage, selective accuracy and calibration"
     return dict(coverage=float(1 - df.rejected.mean()), selective_accuracy=_selective_accuracy(df),
@@ -364,6 +365,7 @@ def _domain_metrics(df):
     metrics = dict(n=len(df), accuracy=float(_is_correct(df).mean())) | _confidence_metrics(df)
     return {name: value for name, value in metrics.items() if name != 'calibration_error_before'}
 
+# %% ../nbs/09_evaluation.ipynb #f75ad359
 def _per_domain(df):
     "domain → n and metrics; empty if all photos are from one domain"
     if df.domain.nunique() < 2: return {}
@@ -381,6 +383,7 @@ def _auroc(known, others):
 def _one_kind(images, known):
     return dict(n=len(images), auroc=_auroc(known, images.score), rejected=float(images.rejected.mean()))
 
+# %% ../nbs/09_evaluation.ipynb #c83d4ec3
 def _ood_metrics(images, known):
     "kind → n, auroc, rejected; from domain, score and rejected of OOD images, and scores of `known` photos"
     if images.empty: return {}
@@ -398,6 +401,7 @@ def _kind(path, folder):
     inside = path.relative_to(folder).parts
     return inside[0] if len(inside) > 1 else 'unknown'
 
+# %% ../nbs/09_evaluation.ipynb #8067360e
 def _predict_ood(clf, folder):
     "Domain, score and rejection of each readable image in `folder`"
     paths = list(list_photos(folder))
@@ -499,9 +503,10 @@ def _risk_coverage(df):
     wrong = ~_is_correct(df)[by_score].to_numpy(bool)
     return pd.DataFrame(dict(coverage=accepted/len(df), risk=wrong.cumsum()/accepted))
 
+# %% ../nbs/09_evaluation.ipynb #4f841a93
 @patch
 def risk_coverage(self: Evaluation) -> pd.DataFrame:  # coverage and risk, 0 to 1, a row per photo
-    "Return the risk of accepting only the photos with the highest `score` (or `confidence`, if there is none)"
+    "Return the risk of accepting only the photos of the highest `score`, or `confidence` if there is none"
     return _risk_coverage(self.predictions)
 
 # %% ../nbs/09_evaluation.ipynb #daa2845c
@@ -511,6 +516,7 @@ def _plot_risk(ax, df, name=None):
     accuracy = _selective_accuracy(df)
     if accuracy is not None: ax.plot(1 - df.rejected.mean(), 1 - accuracy, 'o', color=line.get_color())
 
+# %% ../nbs/09_evaluation.ipynb #4153d527
 @patch
 def plot_risk_coverage(self: Evaluation,
     ax=None,  # matplotlib axes; default: new ones

@@ -218,7 +218,7 @@ def _confusion(ev):
 
 # %% ../nbs/09a_report.ipynb #84725d28
 _GRAY = dict.fromkeys(['axes.edgecolor', 'axes.labelcolor', 'text.color', 'xtick.color', 'ytick.color'], '#808890')
-_CLEAR = {'figure.facecolor': 'none', 'axes.facecolor': 'none', 'svg.fonttype': 'none'}
+_CLEAR = {'figure.facecolor': 'none', 'axes.facecolor': 'none', 'legend.frameon': False, 'svg.fonttype': 'none'}
 
 def _svg(plot, side=4):
     "The figure that `plot` draws into axes, as SVG"
