@@ -1166,6 +1166,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'gear_fastai.transfer.WithFeatures.forward': ( 'transfer.html#withfeatures.forward',
                                                                                      'gear_fastai/transfer.py'),
                                       'gear_fastai.transfer._accepts_size': ('transfer.html#_accepts_size', 'gear_fastai/transfer.py'),
+                                      'gear_fastai.transfer._bundled_weights': ( 'transfer.html#_bundled_weights',
+                                                                                 'gear_fastai/transfer.py'),
                                       'gear_fastai.transfer._check_file': ('transfer.html#_check_file', 'gear_fastai/transfer.py'),
                                       'gear_fastai.transfer._check_fit': ('transfer.html#_check_fit', 'gear_fastai/transfer.py'),
                                       'gear_fastai.transfer._check_hub': ('transfer.html#_check_hub', 'gear_fastai/transfer.py'),

@@ -240,14 +240,15 @@ def _file_size(path): return path.stat().st_size if path.is_file() else 0
 def fingerprint(
     splits: pd.DataFrame,  # path, label, split
     folder,  # folder that the paths are relative to
-) -> dict:  # number of photos and classes, photos per split, and a digest
+) -> dict:  # number of photos, negatives and classes, photos per split, and a digest
     "Summarize a dataset; the digest changes with paths, labels, splits and file sizes"
     digest = hashlib.blake2b(digest_size=16)
     for row in splits.sort_values('path').itertuples():
         line = f'{row.path}\t{row.label}\t{row.split}\t{_file_size(Path(folder)/row.path)}\n'
         digest.update(line.encode(errors='surrogateescape'))
-    return dict(photos=len(splits), classes=splits.label.nunique(),
-                split=splits.split.value_counts().to_dict(), blake2b=digest.hexdigest())
+    photos = splits[~is_none(splits)]
+    return dict(photos=len(photos), negatives=len(splits) - len(photos), classes=photos.label.nunique(),
+                split=photos.split.value_counts().to_dict(), blake2b=digest.hexdigest())
 
 # %% ../nbs/07a_export.ipynb #9b0e07f8
 def _photo_digest(row, folder):
@@ -358,7 +359,8 @@ _CARD = '''---
 
 `{{ about.architecture }}` for {{ about.labels|length }} classes: {{ about.labels|join(', ') }}.
 
-**Training data** {{ about.data.photos }} photos ({{ split }}; listed in `splits.csv`).
+**Training data** {{ about.data.photos }} photos ({{ split }}; listed in `splits.csv`)
+{%- if about.data.negatives %} and {{ about.data.negatives }} pictures of none of the classes{% endif %}.
 
 **Validation** {{ metrics or 'No figures yet.' }}
 

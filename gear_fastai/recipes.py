@@ -38,6 +38,7 @@ class Recipe:
     do_flip: bool = True  # mirror half of the photos; turn off if left and right are two classes
     patience: int = None  # stop after this many epochs without improvement; default: never
     half: bool = False  # save the weights in half precision
+    reject_rate: float = .02  # share of your products' photos that may be rejected, 0 to 1
     augment: dict = field(default_factory=dict)  # further arguments for `Augment`
 
     def __post_init__(self):

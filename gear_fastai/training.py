@@ -14,7 +14,7 @@ import pandas as pd
 from fastai.vision.all import *
 from timm.utils import unwrap_model
 from .augment import Augment
-from .dataset import DataError, ensure_splits
+from .dataset import NONE, DataError, ensure_splits, is_none
 from .loaders import dataloaders
 from .learner import best_epoch, photo_learner
 from .distributed import RankTrainer, from_rank0, on_all_ranks, share_features
@@ -83,7 +83,7 @@ def _settings(recipe, splits, folder, seed):
     "Settings that a resumed run must share"
     shared = {name: value for name, value in asdict(recipe).items() if name not in _FREE_SETTINGS}
     shared['augment'] = str(recipe.augment)
-    return dict(arch=shared.pop('arch'), classes=', '.join(sorted(set(splits.label))),
+    return dict(arch=shared.pop('arch'), classes=', '.join(sorted(set(splits.label) - {NONE})),
                 photos=_photos(fingerprint(splits, folder)), seed=seed, **shared)
 
 # %% ../nbs/07c_training.ipynb #78f68c4c
@@ -195,7 +195,7 @@ def run_recipe(
     check_replaceable(out)
     progress = progress and not rank_distrib()
     splits = from_rank0(lambda: ensure_splits(folder, split, seed, progress))
-    bs, bs_per_rank = _batch_sizes(splits, recipe.bs, max(num_distrib(), 1))
+    bs, bs_per_rank = _batch_sizes(splits[~is_none(splits)], recipe.bs, max(num_distrib(), 1))
     recipe = replace(recipe, bs=bs)
     load = partial(dataloaders, folder, recipe.size, bs_per_rank, splits)
     settings = from_rank0(lambda: _settings(recipe, splits, folder, seed))
@@ -222,7 +222,7 @@ def _saver(out, recipe, settings, seed, resume):
     dest = from_rank0(lambda: _clean_folder(out, resume))
     notes = dict(asdict(recipe), seed=seed, weights=None)
     return SaveBest(dest, checkpoint=_checkpoint(dest), resume=resume, settings=settings,
-                    notes=notes, half=recipe.half)
+                    notes=notes, half=recipe.half, reject_rate=recipe.reject_rate)
 
 # %% ../nbs/07c_training.ipynb #3b90e8c5
 def _put_in_place(learn, saver, out):
