@@ -8,7 +8,7 @@ LONG := tests/test_kill.py tests/test_distributed.py tests/test_bulk.py
 NOTICE := $(abspath .venv/notice)
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: demo dev test notebooks package long check export readme docs dist audit licenses
+.PHONY: demo dev test notebooks package long check export readme docs bundled-model dist audit licenses
 
 demo: .venv/installed  ## draw photos, train a custom CNN and a transfer learner, plot the losses, predict
 	$(BIN)/gear-fastai demo
@@ -42,6 +42,9 @@ readme: .venv/installed-dev  ## render README.md from nbs/index.ipynb
 
 docs: .venv/installed-dev  ## build the site in _docs; nbdev installs Quarto if it is missing
 	$(BIN)/nbdev-docs
+
+bundled-model: .venv/installed-dev  ## rebuild models/gear from the folders GEAR_DATA, GEAR_OUTDOOR and GEAR_OOD
+	$(BIN)/nbdev-test nbs/benchmarks/bundled_model.ipynb --flags real --save --cell-timeout 0
 
 dist: $(TOOLS)  ## build and check sdist and wheel; try the wheel in a new environment
 	rm -rf dist && $(TOOLS)/bin/python -m build -o dist

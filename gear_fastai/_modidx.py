@@ -212,7 +212,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'gear_fastai.cli._demo_data': ('cli.html#_demo_data', 'gear_fastai/cli.py'),
                                  'gear_fastai.cli._demo_evaluation': ('cli.html#_demo_evaluation', 'gear_fastai/cli.py'),
                                  'gear_fastai.cli._demo_predictions': ('cli.html#_demo_predictions', 'gear_fastai/cli.py'),
-                                 'gear_fastai.cli._demo_transfer': ('cli.html#_demo_transfer', 'gear_fastai/cli.py'),
                                  'gear_fastai.cli._echo': ('cli.html#_echo', 'gear_fastai/cli.py'),
                                  'gear_fastai.cli._extra': ('cli.html#_extra', 'gear_fastai/cli.py'),
                                  'gear_fastai.cli._flag': ('cli.html#_flag', 'gear_fastai/cli.py'),

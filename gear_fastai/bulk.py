@@ -220,7 +220,8 @@ def _schema(labels):
     return pa.schema(dict(
         path='string', label='string', confidence='float32',
         probabilities=pa.struct([(label, 'float32') for label in labels]),
-        similarity='float32', error='string'))
+        similarity='float32', score='float32', error='string',
+        nearest=pa.struct([('path', 'string'), ('label', 'string'), ('similarity', 'float32')])))
 
 # %% ../nbs/08b_bulk.ipynb #b694d36d
 def _arrow_row(row):
@@ -268,7 +269,7 @@ class GearStage:
     def __init__(self,
         model=None,  # a model folder that each machine can read; default: `default_model()`
         threads: int = 1,  # processor threads of a worker; 0: one per core
-        threshold: float = None,  # reject photos of lower similarity; default: the model's
+        threshold: float = None,  # reject photos with a lower score; default: the model's
     ):
         self.clf = GearClassifier(model, threads, threshold=threshold)
         self.clf._keep_thumbnails = False
@@ -574,7 +575,7 @@ def score_catalogue(
     model=None,  # a model folder that each worker can read; default: `default_model()`
     workers: int = None,  # number of processes; default: one per processor
     format: str = 'parquet',  # or 'jsonl': one JSON object per line
-    threshold: float = None,  # reject photos of lower similarity; default: the model's
+    threshold: float = None,  # reject photos with a lower score; default: the model's
     columns: tuple = (None, None),  # Parquet columns of photos and names; default: found for you
     shard_size: int = 10_000,  # maximum number of photos in a file of predictions
     resume: bool = False,  # continue an interrupted call

@@ -80,8 +80,7 @@ _CHOICES = {
 }
 _RANGES = dict(
     n=click.IntRange(1), folds=click.IntRange(2), port=click.IntRange(1, 65535),
-    max_mb=click.FloatRange(0, min_open=True), threads=click.IntRange(0), workers=click.IntRange(1),
-    threshold=click.FloatRange(-1, 1))
+    max_mb=click.FloatRange(0, min_open=True), threads=click.IntRange(0), workers=click.IntRange(1))
 
 def _owner(source):
     "The function or class that `module:function.parameter` names, and the parameter's name"
@@ -393,7 +392,7 @@ def _predict_catalogue(photos, out, **options):
           workers='bulk:score_catalogue.workers', resume='bulk:score_catalogue.resume')
 @click.argument('photos', nargs=-1, required=True, metavar='PHOTO|DIR...')
 @click.option('--json', 'as_json', is_flag=True, help='Print a JSON object per line: path, label '
-              '(null: not sure), confidence, probabilities, similarity, error.')
+              '(null: not sure), confidence, probabilities, similarity, score, error, nearest.')
 @click.option('--csv', 'as_csv', is_flag=True, help='Print a table: path, label (empty: not sure), '
               'confidence, top1, the probability of each class, error.')
 @click.option('--engine', type=click.Choice(['local', 'ray']), default='local', help='ray: predict a '
@@ -429,15 +428,14 @@ def app(**options):
 @click.option('--models', type=Path, default='models', help='Folder for the models.')
 @click.option('-n', default=40, help='Photos per class.')
 @click.option('--epochs', default=25, help='Epochs of the custom CNN.')
-@click.option('--weights', default=None, help="File of weights for mobilenetv2_100.  [default: from timm's hub]")
-def demo(folder, models, n, epochs, weights):
+def demo(folder, models, n, epochs):
     "Draw photos, train a custom CNN and a transfer learner, plot the losses, predict new photos."
     with _no_garbage_collection(): from gear_fastai.recipes import train_model
     _demo_data(folder, n)
     click.echo(f'\n1. A custom CNN, trained from scratch on {12*n} drawn photos')
     train_model(folder, 'gear_cnn', models/'demo-cnn', epochs=epochs, size=64)
-    click.echo('\n2. A transfer learner: the head first, then the backbone')
-    _demo_transfer(folder, models/'demo-transfer', weights)
+    click.echo('\n2. A transfer learner on a pretrained backbone: the head first, then the backbone')
+    train_model(folder, 'tf_efficientnet_lite0', models/'demo-transfer', epochs=2, size=128)
     click.echo('\n3. Test photos')
     for name in ('demo-cnn', 'demo-transfer'): _demo_evaluation(models/name, folder)
     click.echo('\n4. New photos')
@@ -449,18 +447,6 @@ def _demo_data(folder, n):
     from gear_fastai.sources import draw_sample
     if folder.exists() and any(folder.iterdir()): click.echo(f'{folder}: already there')
     else: click.echo(f'drawn: {draw_sample(folder, n)}')
-
-# %% ../nbs/12_cli.ipynb #1940f850
-def _demo_transfer(folder, out, weights):
-    "Fine-tune with pretrained weights, or with random ones if there are none"
-    from gear_fastai.recipes import train_model
-    from gear_fastai.transfer import WeightsError
-    try: train_model(folder, 'mobilenetv2_100', out, epochs=3, size=64, weights=weights)
-    except WeightsError as e:
-        if weights: raise
-        click.echo(f'{e}\nThe demo continues with a small network and RANDOM weights: '
-                   'it shows the steps of transfer learning, not its accuracy.')
-        train_model(folder, 'test_efficientnet', out, epochs=3, size=64, pretrained=False)
 
 # %% ../nbs/12_cli.ipynb #f5c9482c
 def _demo_evaluation(model, folder):

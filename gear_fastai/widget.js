@@ -102,7 +102,8 @@ function render({ model, el }) {
     const confidence = percent(msg.confidence)
     const prediction = row.corrected ? ` ${row.corrected}, predicted: ${row.predicted ?? 'not sure'} ${confidence}`
       : row.label ? ` ${confidence}` : `, perhaps ${msg.top[0][0]} ${confidence}`
-    row.result.replaceChildren(tag('div', {}, tag('strong', { textContent: row.label ?? 'not sure', className: 'gear-label' }), prediction), ...row.bars)
+    const nearest = msg.nearest ? [tag('div', { className: 'gear-nearest', textContent: `looks most like ${msg.nearest}` })] : []
+    row.result.replaceChildren(tag('div', {}, tag('strong', { textContent: row.label ?? 'not sure', className: 'gear-label' }), prediction), ...row.bars, ...nearest)
     showChoice(row)
   }
   const showChoice = row => {                   // the classes to choose from, and the chosen one

@@ -265,7 +265,8 @@ def _state(self: GearUploader, id):
     p = entry.final()
     return dict(id=id, name=p.path, label=p.label, predicted=entry.prediction.label,
                 corrected=getattr(p, 'correction', None), confidence=p.confidence, top=p.top(),
-                path=entry.path and '/'.join(entry.path.parts[-3:]), error=p.error)
+                path=entry.path and '/'.join(entry.path.parts[-3:]), error=p.error,
+                nearest=p.nearest and f'{Path(p.nearest.path).name} ({p.nearest.label})')
 
 @patch
 def _send_known(self: GearUploader):

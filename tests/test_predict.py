@@ -1,5 +1,5 @@
 "Predictions for real inputs: file names, consoles, working folders, threads, and models that cannot be used."
-import copy, csv, io, json, multiprocessing, os, pickle, shutil, subprocess, sys, warnings
+import copy, csv, io, json, math, multiprocessing, os, pickle, shutil, subprocess, sys, warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -82,10 +82,10 @@ def test_files_and_models_are_found_after_chdir(tmp_path, monkeypatch):
 def test_unlike_photos_are_rejected():
     stripes = np.tile(np.uint8([[[230, 60, 10]], [[20, 200, 60]]]*16).repeat(2, 0), (1, 64, 1))
     rejected = clf.predict(stripes)
-    accepted = GearClassifier(threshold=-1).predict(stripes)
-    assert rejected.label is None and rejected.similarity < clf.threshold
+    accepted = GearClassifier(threshold=-math.inf).predict(stripes)
+    assert rejected.label is None and rejected.score < clf.threshold
     assert accepted.label == rejected.top1 in clf.labels and accepted.probabilities == rejected.probabilities
-    assert GearClassifier(threshold=1).predict(raw).label is None
+    assert GearClassifier(threshold=math.inf).predict(raw).label is None
 
 
 # --- threads, processes, devices
@@ -114,7 +114,7 @@ def test_other_processes(inbox):
 
 
 def test_wrong_options():
-    for options, why in ((dict(threads=-1), 'threads=-1'), (dict(threshold=2), 'threshold=2'), (dict(device='tpu'), "choose 'cpu' or 'cuda'")):
+    for options, why in ((dict(threads=-1), 'threads=-1'), (dict(threshold=math.nan), 'threshold=nan'), (dict(device='tpu'), "choose 'cpu' or 'cuda'")):
         with pytest.raises(ValueError, match=why): GearClassifier(**options)
 
 
