@@ -241,7 +241,7 @@ def _try(dls, recipe, seed):
 
 # %% ../nbs/10_recipes.ipynb #c9e2c99d
 def _accuracy_interval(learn):
-    accuracy = learn.recorder.history[-1]['accuracy']
+    accuracy = learn.recorder.history[learn.recorder.current]['accuracy']
     n = len(learn.dls.valid_ds)
     interval = binomtest(round(accuracy*n), n).proportion_ci(method='wilson')
     return dict(accuracy=accuracy, low=interval.low, high=interval.high)
