@@ -49,7 +49,8 @@ def _load_opt_state(learn, state):
 
 # %% ../nbs/07b_checkpoint.ipynb #1635f6e5
 def _stateful(learn):
-    "Callbacks with a state. Their class is asked, because an instance passes on unknown names to the model"
+    "Callbacks with a state, by name"
+    # Ask the class, because an instance also has the attributes of the model
     return {cb.name: cb for cb in learn.cbs if hasattr(type(cb), 'state_dict')}
 
 # %% ../nbs/07b_checkpoint.ipynb #ea9ce1d1

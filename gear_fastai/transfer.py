@@ -409,7 +409,7 @@ class WiseFT(Callback):
     def before_fit(self):
         self.params = [param for param in self.model.parameters() if param.requires_grad]
         self.start = self._weights()
-        self.tuned = None  # weights to continue training from, while the model has interpolated ones
+        self.tuned = None  # trained weights, while the model has interpolated ones
         self.start_loss = from_rank0(lambda: float(self._losses(0).mean()))
         self.best = dict(loss=self.start_loss, mix=0, row=self.recorder.current, weights=self.start)
 
