@@ -479,7 +479,7 @@ def _first_head(self: TransferLearner, epochs, views, alphas):
 @delegates(Learner.fit_one_cycle)
 def fine_tune(self: TransferLearner,
     epochs: int,  # epochs of training head and backbone; 0: fit the head only
-    base_lr: float = 1e-3,  # the head's learning rate is half of it, as in fastai
+    base_lr: float = 3e-4,  # the head's learning rate is half of it, as in fastai
     freeze_epochs: int = 1,  # 0: keep the head as it is; epochs of training a head that is not linear
     lr_mult: float = 100,  # the head's learning rate divided by that of the backbone's first half
     pct_start: float = 0.3,  # share of the steps in which the learning rate rises
