@@ -47,6 +47,12 @@ def _load_opt_state(learn, state):
         state = dict(hypers=L(state['hypers']), state=to_device(state['state'], device))
     learn.opt.load_state_dict(state)
 
+# %% ../nbs/07b_checkpoint.ipynb #1635f6e5
+def _stateful(learn):
+    "Callbacks with a state, by name"
+    # Ask the class, because an instance also has the attributes of the model
+    return {cb.name: cb for cb in learn.cbs if hasattr(type(cb), 'state_dict')}
+
 # %% ../nbs/07b_checkpoint.ipynb #ea9ce1d1
 class CheckpointError(ValueError):
     "A checkpoint can't be resumed; the message names it and says why"
@@ -70,7 +76,7 @@ def _load_checkpoint(path):
         raise CheckpointError(f'{path}: unreadable ({type(e).__name__}); train without --resume') from e
 
 # %% ../nbs/07b_checkpoint.ipynb #29e8d78b
-_STATE = {'model', 'opt', 'history', 'fit_start', 'random', 'smooth_loss', 'settings', 'unsaved'}
+_STATE = {'model', 'opt', 'history', 'fit_start', 'random', 'smooth_loss', 'settings', 'unsaved', 'callbacks'}
 
 def read_checkpoint(
     path,  # file
@@ -142,6 +148,7 @@ def _restore(self: SaveBest):
     self.learn.model.load_state_dict(self.state['model'])
     _load_opt_state(self.learn, self.state['opt'])
     self.unsaved = self.state['unsaved']
+    for name, cb in _stateful(self.learn).items(): cb.load_state_dict(self.state['callbacks'][name])
     smooth = self.recorder.smooth_loss
     smooth.val, smooth.count = map(tensor, self.state['smooth_loss'])
 
@@ -180,10 +187,12 @@ def _compare(self: SaveBest):
 @patch
 def _run_state(self: SaveBest):
     smooth = self.recorder.smooth_loss
+    callbacks = {name: cb.state_dict() for name, cb in _stateful(self.learn).items()}
     return dict(model=self.model.state_dict(), opt=_plain(self.opt.state_dict()),
                 history=self.recorder.history, fit_start=self.fit_start,
                 random=_random_state(self.dls.train.rng), settings=self.settings or {},
-                smooth_loss=(float(smooth.val), int(smooth.count)), unsaved=self.unsaved)
+                smooth_loss=(float(smooth.val), int(smooth.count)), unsaved=self.unsaved,
+                callbacks=callbacks)
 
 # %% ../nbs/07b_checkpoint.ipynb #1c8ba0ed
 @patch

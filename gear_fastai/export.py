@@ -463,7 +463,7 @@ def _copy_for_export(model, half):
 def save_classifier(
     learn: Learner,  # on a timm network, with loaders that `describe_loaders` accepts
     dest,  # folder to write; a model there is replaced
-    row: int = None,  # row of the recorder's history that the weights belong to; default: the last
+    row: int = None,  # row of the recorder's history that the weights belong to; default: the current one
     notes: dict = None,  # anything else to record in gear.json, as JSON types
     half: bool = False,  # store the weights in half precision
     reject_rate: float = .02,  # share of your products' photos that may be rejected, 0 to 1
@@ -472,6 +472,7 @@ def save_classifier(
     dest = Path(dest).expanduser()
     info = describe_loaders(learn.dls)
     history = getattr(learn.recorder, 'history', [])
+    row = ifnone(row, getattr(learn.recorder, 'current', None))
     row = ifnone(row, len(history) - 1)
     model = _copy_for_export(learn.model, half)
     outputs = _outputs(learn, model, info)

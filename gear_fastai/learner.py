@@ -26,6 +26,7 @@ class EpochRecorder(Recorder):
         self.history = []            # one dict per epoch: epoch, train_loss, valid_loss, metrics, seconds
         self.replay = []             # rows of a resumed run's finished epochs, to be reported again
         self.saved = None            # index of the row in `history` whose weights `SaveBest` saved
+        self.current = None          # index of the row that the learner's weights belong to
 
     def before_epoch(self):
         super().before_epoch()
@@ -52,6 +53,7 @@ def add_row(self: EpochRecorder,
     **values,  # train_loss, valid_loss, metrics
 ):
     "Add an epoch's losses and metrics to `history`"
+    self.current = len(self.history)
     self.history.append(dict(epoch=len(self.history), **values, seconds=round(seconds, 2)))
 
 @patch
@@ -63,6 +65,7 @@ def _record_epoch(self: EpochRecorder):
 @patch
 def _replay_epoch(self: EpochRecorder):
     row = self.replay.pop(0)
+    self.current = len(self.history)
     self.history.append(row)
     self.log += [row[name] for name in self.metric_names[1:] if name != 'time']
 

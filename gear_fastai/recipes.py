@@ -84,6 +84,7 @@ LIGHT_AUGMENT = dict(max_rotate=10, scale=[.8, 1.35], shift=.08, hue=.06, satura
 @dataclass(frozen=True)
 class TransferRecipe(Recipe):
     "Settings for a pretrained backbone: a linear probe, then `fine_tune`"
+    lr: float = 3e-4
     augment: dict = field(default_factory=lambda: dict(LIGHT_AUGMENT))
     weights: str = None  # file of pretrained weights in timm's layout; default: from timm's hub
     pretrained: bool = True  # start from pretrained weights rather than random ones
@@ -242,7 +243,7 @@ def _try(dls, recipe, seed):
 
 # %% ../nbs/10_recipes.ipynb #c9e2c99d
 def _accuracy_interval(learn):
-    accuracy = learn.recorder.history[-1]['accuracy']
+    accuracy = learn.recorder.history[learn.recorder.current]['accuracy']
     n = len(learn.dls.valid_ds)
     interval = binomtest(round(accuracy*n), n).proportion_ci(method='wilson')
     return dict(accuracy=accuracy, low=interval.low, high=interval.high)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BUNDLED', 'WithFeatures', 'write_onnx', 'frozen_forward', 'head_parameters', 'set_head', 'head_logits',
            'has_dense_head', 'fitting_size', 'check_network', 'WeightsError', 'arch_name', 'create_backbone',
-           'TransferLearner', 'FrozenNorms', 'split_parameters', 'transfer_learner']
+           'TransferLearner', 'mix_weights', 'WiseFT', 'FrozenNorms', 'split_parameters', 'transfer_learner']
 
 # %% ../nbs/05_transfer.ipynb #2bb5a8a7
 import difflib, io, json, time, warnings
@@ -15,10 +15,11 @@ import onnxruntime, requests, timm, torch.onnx
 from fastai.vision.all import *
 from huggingface_hub import constants, try_to_load_from_cache
 from timm.models import load_state_dict
+from .distributed import from_rank0
 from .learner import check_labels, photo_learner, photo_size
 from .dataset import photo_domains
 from .files import bundled_model
-from .probe import ALPHAS, fit_ridge
+from .probe import ALPHAS, choose_alpha, fit_ridge
 
 # %% ../nbs/05_transfer.ipynb #30eb40f1
 class WithFeatures(nn.Module):
@@ -332,10 +333,11 @@ def create_backbone(
 class TransferLearner(Learner):
     "A `Learner` that fits the head of a timm model on stored features, then trains head and backbone"
     probe_features = None  # from `fit_head` until `fit`: features of train and valid photos, left-out logits
+    mix = None  # share of the fine-tuned weights in the current ones after `fine_tune`, 0 to 1
 
     def fit(self, *args, **kwargs):
         "fastai's `fit`, after which the stored features are out of date"
-        self.probe_features = None
+        self.probe_features = self.mix = None
         return super().fit(*args, **kwargs)
 
 # %% ../nbs/05_transfer.ipynb #e80fa805
@@ -400,6 +402,85 @@ def fit_head(self: TransferLearner,
     self.probe_features = train[0], valid[0], left_out
     self._record_head(left_out, train[1], *valid, time.perf_counter() - start)
 
+# %% ../nbs/05_transfer.ipynb #66c0d4f8
+@torch.no_grad()
+def mix_weights(
+    params: list,  # parameters to set
+    start: list,  # their values before fine-tuning
+    tuned: list,  # their values after fine-tuning
+    mix: float,  # share of `tuned`, 0 to 1
+):
+    "Set parameters to `(1 - mix)*start + mix*tuned`"
+    for param, before, after in zip(params, start, tuned): param.copy_(torch.lerp(before, after, mix))
+
+# %% ../nbs/05_transfer.ipynb #3edb24a7
+class WiseFT(Callback):
+    "Validate interpolated weights in each epoch, and end the fit with the best"
+    order = 12  # after `RankTrainer`
+    def __init__(self,
+        mixes: tuple = (.25, .5, .75, 1),  # shares of the trained weights to choose from
+    ): self.mixes = mixes
+
+    def before_fit(self):
+        self.params = [param for param in self.model.parameters() if param.requires_grad]
+        self.start = self._weights()
+        self.tuned = None  # trained weights, while the model has interpolated ones
+        self.start_loss = from_rank0(lambda: float(self._losses(0).mean()))
+        self.best = dict(loss=self.start_loss, mix=0, row=self.recorder.current, weights=self.start)
+
+    def _weights(self): return [param.detach().clone() for param in self.params]
+
+    def before_train(self):
+        if self.tuned: mix_weights(self.params, self.start, self.tuned, 1)
+        self.tuned = None
+
+    def after_fit(self):
+        mix_weights(self.params, self.start, self.best['weights'], 1)
+        self.learn.mix = self.best['mix']
+        self.recorder.current = self.best['row']
+
+# %% ../nbs/05_transfer.ipynb #48170d41
+@patch
+@torch.no_grad()
+def _losses(self: WiseFT, mix):
+    "Loss of each validation photo, (N,)"
+    mix_weights(self.params, self.start, ifnone(self.tuned, self.start), mix)
+    self.model.eval()
+    device = self.params[0].device
+    with no_random(), self.learn.loss_not_reduced():
+        losses = [self.loss_func(self.model(x.as_subclass(Tensor).to(device)).float(), y.to(device))
+                  for x, y in self.dls.valid]
+    return torch.cat(losses).cpu().numpy()
+
+# %% ../nbs/05_transfer.ipynb #5e63d568
+@patch
+def _choose_mix(self: WiseFT):
+    "The smallest `mix` within one standard error of the best, or 0, and its validation loss"
+    losses = np.nan_to_num([self._losses(mix) for mix in self.mixes], nan=1e9, posinf=1e9)
+    groups = np.arange(losses.shape[1])
+    i = choose_alpha(losses, groups, alphas=[1 - mix for mix in self.mixes])
+    loss = float(losses[i].mean())
+    return (self.mixes[i], loss) if loss < self.start_loss else (0, self.start_loss)
+
+@patch
+def before_validate(self: WiseFT):
+    if self.tuned: return               # validated before in this epoch
+    self.tuned = self._weights()
+    mix, loss = from_rank0(self._choose_mix)
+    mix_weights(self.params, self.start, self.tuned, mix)
+    if loss < self.best['loss']:
+        self.best = dict(loss=loss, mix=mix, row=len(self.recorder.history), weights=self._weights())
+
+# %% ../nbs/05_transfer.ipynb #40443ec3
+@patch
+def state_dict(self: WiseFT):
+    return dict(start=self.start, start_loss=self.start_loss, tuned=self.tuned, best=self.best)
+
+@patch
+def load_state_dict(self: WiseFT, state: dict):
+    "Continue from a state, on the device of the model"
+    for name, value in to_device(state, self.params[0].device).items(): setattr(self, name, value)
+
 # %% ../nbs/05_transfer.ipynb #20083467
 @patch
 def _first_head(self: TransferLearner, epochs, views, alphas):
@@ -413,7 +494,7 @@ def _first_head(self: TransferLearner, epochs, views, alphas):
 @delegates(Learner.fit_one_cycle)
 def fine_tune(self: TransferLearner,
     epochs: int,  # epochs of training head and backbone; 0: fit the head only
-    base_lr: float = 1e-3,  # the head's learning rate is half of it, as in fastai
+    base_lr: float = 3e-4,  # the head's learning rate is half of it, as in fastai
     freeze_epochs: int = 1,  # 0: keep the head as it is; epochs of training a head that is not linear
     lr_mult: float = 100,  # the head's learning rate divided by that of the backbone's first half
     pct_start: float = 0.3,  # share of the steps in which the learning rate rises
@@ -423,13 +504,14 @@ def fine_tune(self: TransferLearner,
     deep: bool = False,  # whether to train the first half of the backbone, too
     **kwargs,
 ):
-    "Fit the head on the frozen backbone, then train both with discriminative learning rates"
+    "Fit the head on the frozen backbone, train both, and keep the best weights in between"
     if freeze_epochs and not self.recorder.history:
         self._first_head(freeze_epochs, views, alphas)
     if not epochs: return
     self.freeze_to(0 if deep else 1)
     lr = base_lr/2
-    self.fit_one_cycle(epochs, slice(lr/lr_mult, lr), pct_start=pct_start, div=div, **kwargs)
+    cbs = [WiseFT(), *L(kwargs.pop('cbs', None))]
+    self.fit_one_cycle(epochs, slice(lr/lr_mult, lr), pct_start=pct_start, div=div, cbs=cbs, **kwargs)
 
 # %% ../nbs/05_transfer.ipynb #ef44aae7
 @patch

@@ -3,17 +3,20 @@ import http.server, shutil, subprocess, sys, threading, time, warnings
 from unittest import mock
 
 import numpy as np, pytest, timm, torch
+from fastai.vision.all import Callback, SaveModelCallback, set_seed
 from huggingface_hub import constants
 from safetensors.torch import save_file
-from gear_fastai.checkpoint import SaveBest
+from gear_fastai.checkpoint import load_network, SaveBest
 from gear_fastai.cnn import default_cfgs
 from gear_fastai.dataset import split_dataset
+from gear_fastai.export import save_classifier
 from gear_fastai.inference import GearClassifier
 from gear_fastai.loaders import dataloaders
+from gear_fastai.model_folder import read_gear
 from gear_fastai.probe import fit_ridge
 from gear_fastai.sources import draw_sample
 from gear_fastai.transfer import arch_name, check_network, create_backbone, has_dense_head, head_logits, head_parameters
-from gear_fastai.transfer import set_head, split_parameters, transfer_learner, WeightsError
+from gear_fastai.transfer import set_head, split_parameters, transfer_learner, WeightsError, WiseFT
 
 SMALL_DEIT = dict(embed_dim=48, depth=1, num_heads=3)
 SMALL_COAT = dict(embed_dims=(32, 32, 32, 32), serial_depths=(2, 1, 1, 1), parallel_depth=0, num_heads=8)
@@ -59,10 +62,72 @@ def test_fine_tune_keeps_the_first_half_unless_deep(dls, arch):
     first, second, head = split_parameters(learn.model)
     assert not any(p.requires_grad for p in (*first, *second)) and all(p.requires_grad for p in head)
     for deep in (False, True):
-        before = [group[-1].detach().clone() for group in (first, second, head)]
-        with learn.no_bar(), learn.no_logging(): learn.fine_tune(1, deep=deep)
-        changed = [not torch.equal(group[-1], old) for group, old in zip((first, second, head), before)]
+        before, changed = [group[-1].detach().clone() for group in (first, second, head)], []
+        def compare(_): changed.extend(not torch.equal(group[-1], old) for group, old in zip((first, second, head), before))
+        with learn.no_bar(), learn.no_logging(): learn.fine_tune(1, deep=deep, cbs=Callback(after_train=compare))
         assert changed == [deep, True, True]
+
+
+def _copy(model): return {name: value.clone() for name, value in model.state_dict().items()}
+def _equal(a, b): return all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+def test_fine_tuning_that_fails_leaves_the_probe(dls, tmp_path):
+    learn = transfer_learner(dls, 'test_resnet', pretrained=False)
+    with learn.no_bar(), learn.no_logging():
+        learn.fine_tune(0)
+        probe = _copy(learn.model)
+        learn.fine_tune(2, 10., cbs=[SaveBest(tmp_path/'best'), SaveModelCallback(fname='fastai')])
+    history = learn.recorder.to_frame()
+    assert history.train_loss[2] > 10 > history.valid_loss[2] and learn.mix == 0
+    assert history.valid_loss.values == pytest.approx(history.valid_loss[0], rel=.01)
+    assert _equal(_copy(learn.model), probe)
+    assert save_classifier(learn, tmp_path/'now').exists() and read_gear(tmp_path/'now')['metrics']['epoch'] == 0
+    assert read_gear(tmp_path/'best')['files']['model.safetensors'] == read_gear(tmp_path/'now')['files']['model.safetensors']
+
+
+@pytest.fixture(scope='module')
+def easy(tmp_path_factory):
+    "Loaders that a small network learns from in an epoch"
+    home = tmp_path_factory.mktemp('easy')
+    draw_sample(home/'all', n=24)
+    for label in ('boots', 'rope'): shutil.copytree(home/'all'/label, home/'two'/label)
+    return dataloaders(home/'two', size=64, bs=8, splits=split_dataset(home/'two', valid=.3, test=0))
+
+
+def test_callbacks_and_history_see_the_interpolated_weights(easy, tmp_path):
+    learn = transfer_learner(easy, 'test_resnet', pretrained=False)
+    learn.path, trained = tmp_path, []
+    norms = _copy(learn.model)
+    note = Callback(after_train=lambda cb: trained.append(_copy(cb.model)))
+    with learn.no_bar(), learn.no_logging():
+        learn.fine_tune(3, 1e-2, cbs=[note, SaveBest(tmp_path/'best'), SaveModelCallback(fname='fastai')])
+    row = learn.recorder.history[learn.recorder.current]
+    assert learn.mix > 0 and row['epoch'] > 0 and row['valid_loss'] == learn.recorder.to_frame().valid_loss.min()
+    assert read_gear(tmp_path/'best')['metrics']['epoch'] == row['epoch']
+    kept = _copy(learn.model)
+    assert _equal(_copy(load_network(tmp_path/'best')), kept)
+    assert _equal(torch.load(tmp_path/'models/fastai.pth', weights_only=True), kept)
+    assert (learn.mix == 1) == _equal(trained[row['epoch'] - 1], kept)
+    running = [name for name in norms if 'running' in name]
+    assert running and all(torch.equal(norms[name], model[name]) for name in running for model in (*trained, kept))
+    with learn.no_bar(), learn.no_logging():
+        assert learn.validate()[0] == pytest.approx(row['valid_loss'], rel=1e-4)
+        learn.fit_one_cycle(1)
+    assert learn.mix is None and learn.recorder.current == 4
+
+
+def test_interpolation_does_not_change_the_training(easy):
+    def train(wise):
+        set_seed(1, reproducible=True)
+        easy.train.rng.seed(1)
+        learn, trained = transfer_learner(easy, 'test_resnet', pretrained=False), []
+        note = Callback(after_train=lambda cb: trained.append(_copy(cb.model)))
+        learn.fit_head()
+        learn.freeze_to(1)
+        with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(3, 1e-3, cbs=[note, *wise])
+        return trained
+    assert all(map(_equal, train([WiseFT()]), train([])))
 
 
 def test_features_are_kept_until_the_backbone_is_trained(dls):
