@@ -38,10 +38,10 @@ def _is_large_float(weight):
     return weight.data_type == onnx.TensorProto.FLOAT and math.prod(weight.dims) > 256
 
 # %% ../nbs/07a_export.ipynb #9caae467
-def _halve(path):
-    "Store the large weights of an ONNX file in half precision"
+def _rewrite(path, half):
+    "Store the large weights of an ONNX file in half precision if asked"
     proto = onnx.load(path)
-    for weight in filter(_is_large_float, list(proto.graph.initializer)):
+    for weight in filter(_is_large_float, list(proto.graph.initializer) if half else []):
         stored = weight.name + '.half'
         cast = onnx.helper.make_node('Cast', [stored], [weight.name], to=onnx.TensorProto.FLOAT)
         proto.graph.node.insert(0, cast)
@@ -62,7 +62,7 @@ def export_onnx(
     model = WithFeatures(model).eval()
     unmerged = dict(training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False) if half else {}
     write_onnx(model, torch.from_numpy(images[:2]), str(path), ['logits', 'features'], **unmerged)
-    if half: _halve(path)
+    _rewrite(path, half)
     difference = _onnx_difference(model, path, images)
     if difference < tolerance: return difference
     raise ModelError(f'{path}: ONNX Runtime and torch differ by {difference:.2g}; not saved')
@@ -366,7 +366,8 @@ _CARD = '''---
 
 **Test** {{ tests or 'Run `gear-fastai evaluate` for figures on the test split.' }}
 {% if calibration %}
-**Calibration** on {{ calibration.photos }} {{ calibration.which or 'validation' }} photos: temperature {{ '%.2f'|format(about.temperature) }}.
+**Calibration** on {{ calibration.photos }} {{ calibration.which or 'validation' }} photos:
+temperature {{ '%.2f'|format(about.temperature) }}.
 Expected calibration error: {{ '%.1f'|format(100*calibration.calibration_error.before) }} % before
 and {{ '%.1f'|format(100*calibration.calibration_error.after) }} % after.
 A photo with a rejection score below {{ '%.3f'|format(about.rejection_threshold) }} is "not sure",

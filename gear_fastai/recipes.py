@@ -86,7 +86,7 @@ class TransferRecipe(Recipe):
     "Settings for a pretrained backbone: a linear probe, then `fine_tune`"
     lr: float = 3e-4
     augment: dict = field(default_factory=lambda: dict(LIGHT_AUGMENT))
-    weights: str = None  # file of pretrained weights in timm's layout; default: from timm's hub
+    weights: str = None  # file of pretrained weights in timm's layout; default: the bundled ones, or timm's hub
     pretrained: bool = True  # start from pretrained weights rather than random ones
     views: int = 1  # augmented views per photo to fit the head; more are slower and generalize better
     alpha: float = None  # ridge penalty of the head; default: chosen on left-out photos
@@ -118,6 +118,7 @@ RECIPES = {recipe.arch: recipe for recipe in (
     ScratchRecipe('gear_cnn_large', size=160, epochs=55, lr=1e-2),
     ScratchRecipe('gear_cnn_small', size=64, epochs=12, lr=1e-2, augment=LIGHT_AUGMENT),
     ScratchRecipe('challenge_cnn'),
+    TransferRecipe('tf_efficientnet_lite0', size=224),
 )}
 
 # %% ../nbs/10_recipes.ipynb #bb2a4ef6

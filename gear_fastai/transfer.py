@@ -359,7 +359,8 @@ def _train_rows(dls):
     "Product group and domain of each training photo; without a manifest, each photo is a group"
     items = dls.train_ds.items
     splits = getattr(dls, 'splits', None)
-    if not (isinstance(splits, pd.DataFrame) and 'group' in splits): return np.arange(len(items)), np.full(len(items), '')
+    if not (isinstance(splits, pd.DataFrame) and 'group' in splits):
+        return np.arange(len(items)), np.full(len(items), '')
     row_of = {str(dls.folder/path): row for row, path in enumerate(splits.path)}
     rows = splits.iloc[[row_of[str(item)] for item in items]]
     return pd.factorize(rows.group)[0], photo_domains(rows).to_numpy(str)

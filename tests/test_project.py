@@ -109,9 +109,9 @@ def test_new_models_are_binary_for_git(tmp_path):
     "git treats a file as binary if there is a zero byte near its start"
     from gear_fastai.transfer import write_onnx
     import torch
-    from gear_fastai.export import _halve
+    from gear_fastai.export import _rewrite
     write_onnx(torch.nn.Flatten(), torch.zeros(1, 3, 4, 4), str(tmp_path/'model.onnx'))
-    _halve(tmp_path/'model.onnx', lambda w: False)
+    _rewrite(tmp_path/'model.onnx', half=False)
     assert b'\0' in (tmp_path/'model.onnx').read_bytes()[:100]
 
 
