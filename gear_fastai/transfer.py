@@ -419,7 +419,7 @@ class WiseFT(Callback):
     "Validate interpolated weights in each epoch, and end the fit with the best"
     order = 12  # after `RankTrainer`
     def __init__(self,
-        mixes: tuple = (.25, .5, .75, 1),  # shares of the trained weights to choose from
+        mixes: tuple = (.25, .5),  # shares of the trained weights to choose from, ascending
     ): self.mixes = mixes
 
     def before_fit(self):
@@ -511,7 +511,8 @@ def fine_tune(self: TransferLearner,
     if not epochs: return
     self.freeze_to(0 if deep else 1)
     lr = base_lr/2
-    cbs = [WiseFT(), *L(kwargs.pop('cbs', None))]
+    cbs = L(kwargs.pop('cbs', None))
+    if not any(isinstance(cb, WiseFT) for cb in cbs): cbs = [WiseFT(), *cbs]
     self.fit_one_cycle(epochs, slice(lr/lr_mult, lr), pct_start=pct_start, div=div, cbs=cbs, **kwargs)
 
 # %% ../nbs/05_transfer.ipynb #ef44aae7

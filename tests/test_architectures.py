@@ -100,21 +100,21 @@ def test_callbacks_and_history_see_the_interpolated_weights(easy, tmp_path):
     learn.path, trained = tmp_path, []
     norms = _copy(learn.model)
     note = Callback(after_train=lambda cb: trained.append(_copy(cb.model)))
-    with learn.no_bar(), learn.no_logging():
-        learn.fine_tune(3, 1e-2, cbs=[note, SaveBest(tmp_path/'best'), SaveModelCallback(fname='fastai')])
+    with learn.no_bar(), learn.no_logging():        # from a random head, which any training improves
+        learn.fine_tune(3, 1e-3, freeze_epochs=0, cbs=[note, SaveBest(tmp_path/'best'), SaveModelCallback(fname='fastai')])
     row = learn.recorder.history[learn.recorder.current]
-    assert learn.mix > 0 and row['epoch'] > 0 and row['valid_loss'] == learn.recorder.to_frame().valid_loss.min()
+    assert learn.mix > 0 and row['valid_loss'] == learn.recorder.to_frame().valid_loss.min()
     assert read_gear(tmp_path/'best')['metrics']['epoch'] == row['epoch']
     kept = _copy(learn.model)
     assert _equal(_copy(load_network(tmp_path/'best')), kept)
     assert _equal(torch.load(tmp_path/'models/fastai.pth', weights_only=True), kept)
-    assert (learn.mix == 1) == _equal(trained[row['epoch'] - 1], kept)
+    assert not _equal(trained[row['epoch']], kept)
     running = [name for name in norms if 'running' in name]
     assert running and all(torch.equal(norms[name], model[name]) for name in running for model in (*trained, kept))
     with learn.no_bar(), learn.no_logging():
-        assert learn.validate()[0] == pytest.approx(row['valid_loss'], rel=1e-4)
+        assert learn.validate()[0] == pytest.approx(row['valid_loss'], rel=1e-3)
         learn.fit_one_cycle(1)
-    assert learn.mix is None and learn.recorder.current == 4
+    assert learn.mix is None and learn.recorder.current == 3
 
 
 def test_interpolation_does_not_change_the_training(easy):
