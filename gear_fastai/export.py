@@ -371,7 +371,7 @@ temperature {{ '%.2f'|format(about.temperature) }}.
 Expected calibration error: {{ '%.1f'|format(100*calibration.calibration_error.before) }} % before
 and {{ '%.1f'|format(100*calibration.calibration_error.after) }} % after.
 A photo with a rejection score below {{ '%.3f'|format(about.rejection_threshold) }} is "not sure",
-like {{ '%.0f'|format(100*calibration.rejection_rate) }} % of these photos.
+like {{ '%.0f'|format(100*calibration.rejection_rate) }} % of these photos or fewer.
 {% endif %}
 **Input** {{ preprocessing }} to
 {{ about.preprocessing.size }} × {{ about.preprocessing.size }} pixels; RGB in [0, 1],
