@@ -134,7 +134,8 @@ def test_features_are_kept_until_the_backbone_is_trained(dls):
     learn = transfer_learner(dls, 'test_resnet', pretrained=False)
     with learn.no_bar(), learn.no_logging():
         learn.fine_tune(0)
-        assert [len(features) for features in learn.probe_features] == [len(dls.train_ds), len(dls.valid_ds)]
+        train, valid, left_out = learn.probe_features
+        assert len(train) == len(left_out) == len(dls.train_ds) and len(valid) == len(dls.valid_ds)
         learn.fit_one_cycle(1)
     assert learn.probe_features is None
 
