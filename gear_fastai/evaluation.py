@@ -279,7 +279,7 @@ def _rounded(rows): return pd.DataFrame(rows).T.astype(float).astype({'n': int})
 # %% ../nbs/09_evaluation.ipynb #ae7cbb4e
 def _row(p, label, temperature):
     return dict(top1=p.top1, rejected=p.label is None, similarity=p.similarity,
-                score=getattr(p, 'score', p.similarity), confidence=p.confidence, p_true=p.probabilities.get(label),
+                score=p.score, confidence=p.confidence, p_true=p.probabilities.get(label),
                 uncalibrated=_uncalibrated(p, temperature), error=p.error)
 
 def _uncalibrated(p, temperature):

@@ -298,7 +298,7 @@ def left_out_scores(self: Reference,
 # %% ../nbs/07_model_folder.ipynb #c7000002
 def write_reference(
     path,  # file to write
-    reference: Reference,
+    reference: Reference,  # to store
 ):
     "Write reference features; those read back are rounded to half precision"
     arrays = dict(features=reference.features.astype(np.float16), labels=np.asarray(reference.labels, np.int32),

@@ -271,7 +271,7 @@ def _jpeg(pixels, alt):
 # %% ../nbs/09a_report.ipynb #57d14409
 def _nearest(p, folder):
     "Words and image on the training photo that is most similar to the one of prediction `p`; '' if unknown"
-    nearest = getattr(p, 'nearest', None)
+    nearest = p.nearest
     if nearest is None: return '', ''
     words = f'looks like {Path(nearest.path).name} ({nearest.label})'
     file = (Path(folder)/nearest.path).resolve()

@@ -326,7 +326,7 @@ def test_a_report_needs_no_other_file(home):
     text = report(home, ev, n_errors=2, splits=read_splits(home/'mine'))
     assert 'lang="en"' in text and 'prefers-color-scheme: dark' in text
     assert '<link' not in text and not re.search(r'url\((?!#)', text)
-    assert text.count('src=') == text.count('src="data:image/jpeg;base64,') == text.count('alt="') == 4
+    assert text.count('src=') == text.count('src="data:image/jpeg;base64,') == text.count('alt="') == 6
 
 
 def test_a_report_with_every_photo_rejected_or_gone(home):

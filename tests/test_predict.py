@@ -144,7 +144,7 @@ def flip_bit(f):
 def edit(**changes): return lambda f: f.write_text(json.dumps(json.loads(f.read_text()) | changes))
 
 @pytest.mark.parametrize('name, change, why', [
-    ('model.onnx', flip_bit, 'not the file that was saved'), ('model.onnx', Path.unlink, 'it has no model.onnx'), ('gear.json', edit(format=2), 'newer gear_fastai'),
+    ('model.onnx', flip_bit, 'not the file that was saved'), ('model.onnx', Path.unlink, 'it has no model.onnx'), ('gear.json', edit(format=3), 'newer gear_fastai'),
     ('gear.json', edit(labels=clf.labels[::-1]), 'not those of config.json'), ('gear.json', edit(temperature=-1), 'not a positive number'),
     ('gear.json', lambda f: f.write_text('{'), 'damaged')])
 def test_damaged_model_is_refused(tmp_path, name, change, why):
