@@ -440,7 +440,7 @@ def demo(folder, models, n, epochs):
     for name in ('demo-cnn', 'demo-transfer'): _demo_evaluation(models/name, folder)
     click.echo('\n4. New photos')
     new = folder.with_name(f'{folder.name}-new')
-    _demo_predictions(models/'demo-cnn', new, models/'demo-predictions.png')
+    _demo_predictions(models/'demo-transfer', new, models/'demo-predictions.png')
 
 # %% ../nbs/12_cli.ipynb #4a13c662
 def _demo_data(folder, n):
