@@ -837,6 +837,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'gear_fastai.model_folder._check_format': ( 'model_folder.html#_check_format',
                                                                                       'gear_fastai/model_folder.py'),
                                           'gear_fastai.model_folder._digest': ('model_folder.html#_digest', 'gear_fastai/model_folder.py'),
+                                          'gear_fastai.model_folder._dots': ('model_folder.html#_dots', 'gear_fastai/model_folder.py'),
                                           'gear_fastai.model_folder._is_count': ( 'model_folder.html#_is_count',
                                                                                   'gear_fastai/model_folder.py'),
                                           'gear_fastai.model_folder._is_model': ( 'model_folder.html#_is_model',
