@@ -872,7 +872,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'gear_fastai/model_folder.py'),
                                           'gear_fastai.model_folder.file_digests': ( 'model_folder.html#file_digests',
                                                                                      'gear_fastai/model_folder.py'),
-                                          'gear_fastai.model_folder.nearest': ('model_folder.html#nearest', 'gear_fastai/model_folder.py'),
                                           'gear_fastai.model_folder.read_checked': ( 'model_folder.html#read_checked',
                                                                                      'gear_fastai/model_folder.py'),
                                           'gear_fastai.model_folder.read_gear': ( 'model_folder.html#read_gear',

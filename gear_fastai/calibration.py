@@ -59,7 +59,7 @@ MIN_PHOTOS = 30  # photos needed to fit a temperature and a rejection threshold
 
 def _pooled(domains):
     "Domain of each photo; those with few photos are one domain, or part of the largest"
-    names, domain, n = np.unique(np.asarray(domains).astype(str), return_inverse=True, return_counts=True)
+    _, domain, n = np.unique(np.asarray(domains).astype(str), return_inverse=True, return_counts=True)
     is_small = n < MIN_PHOTOS
     pool = n.argmax() if n[is_small].sum() < MIN_PHOTOS else is_small.argmax()
     return np.where(is_small[domain], pool, domain)

@@ -282,9 +282,8 @@ def _run_network(forward, dl):
 def _spaced(n, most): return np.arange(n)[::max(1, -(-n//most))]
 
 def _negatives(info, most):
-    "Up to `most` negatives to train with, without those that belong to the group of a photo"
+    "Up to `most` negatives to train with"
     rows = info.rows('train', none=True)
-    rows = rows[~rows.group.isin(info.train.group)]
     if 0 < len(rows) < MIN_PHOTOS:
         warnings.warn(f'{info.folder}: {len(rows)} negatives are too few to learn from, {MIN_PHOTOS} are needed; '
                       'photos are rejected by their similarity to the training photos')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMAT', 'REFERENCE', 'FILES', 'ModelError', 'restore_replaced', 'clear_leftovers', 'check_replaceable',
            'replace_folder', 'atomic_folder', 'file_digests', 'read_checked', 'retry_if_replaced', 'read_gear',
-           'read_model', 'nearest', 'Reference', 'write_reference', 'read_reference']
+           'read_model', 'Reference', 'write_reference', 'read_reference']
 
 # %% ../nbs/07_model_folder.ipynb #0e299db6
 import functools, hashlib, json, math, os, shutil
@@ -240,12 +240,6 @@ def _largest(cosines):
     rows = cosines.argmax(1)
     return rows, cosines[np.arange(len(rows)), rows]
 
-def nearest(
-    features,  # of new photos, (N, F)
-    train_features,  # of training photos, (M, F)
-) -> tuple:  # row of the nearest training photo, int (N,); cosine to it, -1 to 1, (N,)
-    "Find the most similar training photo of each new one"
-    return _largest(_unit_rows(features) @ _unit_rows(train_features).T)
 
 # %% ../nbs/07_model_folder.ipynb #c6000002
 @dataclass

@@ -4,7 +4,7 @@ import json, shutil
 import numpy as np, onnx, pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from gear_fastai.dataset import split_dataset
+from gear_fastai.dataset import is_none, split_dataset
 from gear_fastai.drawing import draw_photo
 from gear_fastai.evaluation import evaluate
 from gear_fastai.inference import GearClassifier
@@ -46,6 +46,15 @@ def test_negatives_are_rejected(data, model):
     assert '_none' not in ev.per_class and '_none' not in GearClassifier(model).labels
     about = read_gear(model)
     assert about['data']['negatives'] == 60 and about['calibration']['which'] == 'left-out training'
+
+
+def test_negatives_from_the_source_of_a_photo_are_used(data, tmp_path):
+    "A group may be a website with photos of both kinds"
+    splits = split_dataset(data)
+    splits.loc[is_none(splits), 'group'] = splits.group[~is_none(splits) & (splits.split == 'train')].iloc[0]
+    train_model(data, out=tmp_path/'model', split=splits, **PROBE)
+    reference = GearClassifier(tmp_path/'model').reference
+    assert (reference.labels < 0).sum() == (is_none(splits) & (splits.split == 'train')).sum() > 30
 
 
 def test_the_nearest_training_photo_explains_a_prediction(data, model):
