@@ -19,7 +19,7 @@ from .distributed import from_rank0
 from .learner import check_labels, photo_learner, photo_size
 from .dataset import photo_domains
 from .files import bundled_model
-from .probe import ALPHAS, fit_ridge
+from .probe import ALPHAS, fit_ridge, row_weights
 
 # %% ../nbs/05_transfer.ipynb #30eb40f1
 class WithFeatures(nn.Module):
@@ -396,7 +396,7 @@ def fit_head(self: TransferLearner,
     train, valid, *more = self.features(plain, self.dls.valid, *[augmented]*(views - 1))
     x, y = (torch.cat(parts) for parts in zip(train, *more))
     groups, domains = (np.tile(column, views) for column in _train_rows(self.dls))
-    probe = fit_ridge(x, y, self.model.num_classes, groups, alphas, domains)
+    probe = fit_ridge(x, y, self.model.num_classes, groups, alphas, row_weights(y, domains))
     weight, bias, left_out = map(torch.from_numpy, probe)
     set_head(self.model, weight, bias)
     left_out = left_out[:len(train[1])]         # those of the photos themselves
