@@ -1189,8 +1189,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'gear_fastai/review.py'),
                                     'gear_fastai.review.ReviewSession._conflict': ( 'review.html#reviewsession._conflict',
                                                                                     'gear_fastai/review.py'),
-                                    'gear_fastai.review.ReviewSession._is_open': ( 'review.html#reviewsession._is_open',
-                                                                                   'gear_fastai/review.py'),
                                     'gear_fastai.review.ReviewSession._is_there': ( 'review.html#reviewsession._is_there',
                                                                                     'gear_fastai/review.py'),
                                     'gear_fastai.review.ReviewSession._item': ('review.html#reviewsession._item', 'gear_fastai/review.py'),

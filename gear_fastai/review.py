@@ -577,17 +577,14 @@ def _choose(self: ReviewSession, paths, shown):
 @patch
 def _advance(self: ReviewSession):
     "Go on to the next photo that is not decided: one shown before, or the most valuable one"
-    while self._at < len(self._trail) and not self._is_open(self._trail[self._at]): self._at += 1
+    decided = self.decided
+    def is_open(path): return path not in decided and self._is_there(path)
+    while self._at < len(self._trail) and not is_open(self._trail[self._at]): self._at += 1
     while self._at == len(self._trail) and (paths := self._open_paths()):
         path = self._choose(paths, self._trail)
         if self._is_there(path): self._trail.append(path)
     if self._at < len(self._trail): return
-    skipped = [i for i, path in enumerate(self._trail) if self._is_open(path)]
-    if skipped: self._at = skipped[0]
-
-# %% ../nbs/11b_review.ipynb #974a7adb
-@patch
-def _is_open(self: ReviewSession, path): return path not in self.decided and self._is_there(path)
+    self._at = next((i for i, path in enumerate(self._trail) if is_open(path)), self._at)
 
 # %% ../nbs/11b_review.ipynb #cb46b0a2
 @patch
