@@ -1287,6 +1287,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'gear_fastai.review._read_journal': ('review.html#_read_journal', 'gear_fastai/review.py'),
                                     'gear_fastai.review._remove_unfinished': ('review.html#_remove_unfinished', 'gear_fastai/review.py'),
                                     'gear_fastai.review._restore_manifest': ('review.html#_restore_manifest', 'gear_fastai/review.py'),
+                                    'gear_fastai.review._restore_times': ('review.html#_restore_times', 'gear_fastai/review.py'),
                                     'gear_fastai.review._roll_back': ('review.html#_roll_back', 'gear_fastai/review.py'),
                                     'gear_fastai.review._rows': ('review.html#_rows', 'gear_fastai/review.py'),
                                     'gear_fastai.review._short_digest': ('review.html#_short_digest', 'gear_fastai/review.py'),

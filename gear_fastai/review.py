@@ -292,6 +292,11 @@ def _roll_back(folder, entry):
     _restore_manifest(folder, entry['manifest'])
     for name in reversed(entry['folders']):
         with suppress(OSError): (folder/name).rmdir()
+    _restore_times(folder, entry)
+
+def _restore_times(folder, entry):
+    for name, times in entry['times'].items():
+        with suppress(OSError): os.utime(folder/name, ns=tuple(times))
 
 # %% ../nbs/11b_review.ipynb #21f82b72
 def _drop_last(folder, entries):
@@ -300,8 +305,7 @@ def _drop_last(folder, entries):
     _roll_back(folder, entry)
     _write_journal(folder, entries[:-1])
     entries.pop()
-    for name, times in entry['times'].items():
-        with suppress(OSError): os.utime(folder/name, ns=tuple(times))
+    _restore_times(folder, entry)
 
 # %% ../nbs/11b_review.ipynb #9e05f1a8
 def _remove_unfinished(folder):
