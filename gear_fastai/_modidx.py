@@ -35,6 +35,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'gear_fastai.adapt._with_head': ('adapt.html#_with_head', 'gear_fastai/adapt.py'),
                                    'gear_fastai.adapt._write': ('adapt.html#_write', 'gear_fastai/adapt.py'),
                                    'gear_fastai.adapt._write_network': ('adapt.html#_write_network', 'gear_fastai/adapt.py'),
+                                   'gear_fastai.adapt.adapt_to_folder': ('adapt.html#adapt_to_folder', 'gear_fastai/adapt.py'),
+                                   'gear_fastai.adapt.photos_to_learn': ('adapt.html#photos_to_learn', 'gear_fastai/adapt.py'),
                                    'gear_fastai.adapt.train_probe': ('adapt.html#train_probe', 'gear_fastai/adapt.py')},
             'gear_fastai.app': { 'gear_fastai.app.AppError': ('app.html#apperror', 'gear_fastai/app.py'),
                                  'gear_fastai.app._absolute': ('app.html#_absolute', 'gear_fastai/app.py'),
