@@ -256,9 +256,13 @@ def _splits_with(clf):
 
 def _adapted_notes(clf):
     "The parent of an adapted model, and how many photos were added"
-    added = Counter(photo.label for photo in clf._added)
     parent = dict(name=clf.folder.name, digest=clf.gear['files']['model.onnx'][:12])
-    return dict(parent=parent, added=dict(added))
+    return dict(parent=parent, added=clf.added)
+
+@patch(as_prop=True)
+def added(self: GearClassifier) -> dict:
+    "How many photos of each class were added since the model was loaded, label → number"
+    return dict(Counter(photo.label for photo in getattr(self, '_added', [])))
 
 # %% ../nbs/08a_adapt.ipynb #8a000031
 def _write(clf, dest, splits, folder, notes):
