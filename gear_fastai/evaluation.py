@@ -575,7 +575,7 @@ def _best_other(scores, y):
 def _likely_wrong(probabilities, y):
     "Which labels are likely wrong according to the thresholds of confident learning"
     members = np.eye(probabilities.shape[1])[y]
-    thresholds = np.minimum((members*probabilities).sum(0)/members.sum(0), .9)
+    thresholds = np.minimum((members*probabilities).sum(0)/members.sum(0), .8)
     confident = np.where(probabilities >= thresholds, probabilities, 0)
     return (confident.max(1) > 0) & (confident.argmax(1) != y)
 
@@ -607,7 +607,7 @@ def _judge(scores, y, groups, names):
     return pd.DataFrame(dict(suggested=[names[i] for i in suggested],
                              confidence=probabilities[np.arange(len(y)), suggested],
                              score=np.where(can_judge, margins, np.nan),
-                             likely=can_judge & _likely_wrong(probabilities, y)))
+                             likely=can_judge & (margins > 0) & _likely_wrong(probabilities, y)))
 
 # %% ../nbs/09_evaluation.ipynb #7937c860
 def find_label_errors(
