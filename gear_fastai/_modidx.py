@@ -264,6 +264,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'gear_fastai.cli._flag': ('cli.html#_flag', 'gear_fastai/cli.py'),
                                  'gear_fastai.cli._given_recipe': ('cli.html#_given_recipe', 'gear_fastai/cli.py'),
                                  'gear_fastai.cli._help': ('cli.html#_help', 'gear_fastai/cli.py'),
+                                 'gear_fastai.cli._label_errors': ('cli.html#_label_errors', 'gear_fastai/cli.py'),
                                  'gear_fastai.cli._leakage': ('cli.html#_leakage', 'gear_fastai/cli.py'),
                                  'gear_fastai.cli._lines': ('cli.html#_lines', 'gear_fastai/cli.py'),
                                  'gear_fastai.cli._load_torch': ('cli.html#_load_torch', 'gear_fastai/cli.py'),
