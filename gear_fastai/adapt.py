@@ -92,6 +92,22 @@ def _joined(old, new):
     return Reference(column('features'), labels[order], [paths[i] for i in order], column('groups'),
                      column('domains'), lengths=column('lengths'))
 
+# %% ../nbs/08a_adapt.ipynb #8a000047
+def _taken(reference, rows):
+    "A `Reference` with some of the rows"
+    columns = {name: np.asarray(getattr(reference, name))[rows] for name in ('features', 'labels', 'groups', 'domains', 'lengths')}
+    return Reference(paths=[path for path, kept in zip(reference.paths, rows) if kept], **columns)
+
+def _without_covered(reference, n_known, n_classes, first_new_group):
+    "Leave out stored negatives that are assigned to a new class"
+    from gear_fastai.probe import fit_rejection, row_weights
+    stored = (reference.labels < 0) & (reference.groups < first_new_group)
+    if not stored.any(): return reference
+    weights = row_weights(reference.labels, reference.domains)
+    scores = fit_rejection(reference.raw, reference.labels, n_classes, reference.groups, weights)[2]
+    found = scores.argmax(1)
+    return _taken(reference, ~(stored & (found >= n_known) & (found < n_classes)))
+
 # %% ../nbs/08a_adapt.ipynb #8a000019
 def _loss_accuracy(logits, labels):
     from scipy.special import log_softmax
@@ -186,7 +202,9 @@ def _adapted(self: GearClassifier, features, labels, groups, paths, files, domai
     groups = np.unique(groups, return_inverse=True)[1] + self.reference.groups.max() + 1
     rows = Reference(features, y, paths, groups, np.full(len(y), domain, object))
     _check_conflicts(rows)
-    new = _with_head(self, _joined(self.reference, rows), classes, most)
+    reference = _joined(self.reference, rows)
+    if len(classes) > len(self.labels): reference = _without_covered(reference, len(self.labels), len(classes), rows.groups.min())
+    new = _with_head(self, reference, classes, most)
     added = [_Added(path, label or _NONE, int(group), file) for path, label, group, file in zip(paths, labels, groups, files)]
     new._added = getattr(self, '_added', []) + added
     return new

@@ -168,7 +168,7 @@ def fit_rejection(
     groups,  # group of each row, (N,)
     weights=None,  # weight of each row, (N,); default: `row_weights(y)`
     alpha: float = 1.,  # ridge penalty per row
-) -> tuple:  # weight (C + 1, F) and bias (C + 1,) of a dense layer; left-out margins (N,)
+) -> tuple:  # weight (C + 1, F) and bias (C + 1,) of a dense layer; left-out scores (N, C + 1)
     "Fit a linear probe whose last output stands for none of the classes"
     x = np.asarray(x, dtype=float)
     one_hot = np.eye(n_classes + 1)[np.asarray(y)]          # -1 is the last one
@@ -176,4 +176,4 @@ def fit_rejection(
     mean, scale = _mean_scale(x, weights)
     weight, bias, scores = next(_fit_scores((x - mean)/scale, one_hot, groups, weights, [alpha]))
     weight = weight/scale
-    return weight, bias - weight @ mean, scores[:, :-1].max(1) - scores[:, -1]
+    return weight, bias - weight @ mean, scores
