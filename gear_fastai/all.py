@@ -6,6 +6,7 @@ from .cache import *
 from .calibration import *
 from .checkpoint import *
 from .cnn import *
+from .compare import *
 from .dataset import *
 from .drawing import *
 from .evaluation import *
