@@ -1349,8 +1349,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'gear_fastai.widget.GearUploader._clear': ('widget.html#gearuploader._clear', 'gear_fastai/widget.py'),
                                     'gear_fastai.widget.GearUploader._corrected': ( 'widget.html#gearuploader._corrected',
                                                                                     'gear_fastai/widget.py'),
-                                    'gear_fastai.widget.GearUploader._entry_features': ( 'widget.html#gearuploader._entry_features',
-                                                                                         'gear_fastai/widget.py'),
                                     'gear_fastai.widget.GearUploader._find_models': ( 'widget.html#gearuploader._find_models',
                                                                                       'gear_fastai/widget.py'),
                                     'gear_fastai.widget.GearUploader._label': ('widget.html#gearuploader._label', 'gear_fastai/widget.py'),

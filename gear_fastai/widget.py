@@ -423,17 +423,10 @@ def _remove(path):
 
 # %% ../nbs/11_widget.ipynb #99d81b07
 @patch
-def _entry_features(self: GearUploader, entry):
-    "The features of a corrected photo by the loaded model, if another was chosen since"
-    return entry.features if entry.base is self._base else self._base.features([entry.path])[0]
-
-@patch
 def _adapted(self: GearUploader, entries):
     "The loaded model adapted to corrected photos"
     if not entries: return self._base
-    features = np.stack([self._entry_features(entry) for entry in entries])
-    labels = [None if entry.label == NONE else entry.label for entry in entries]
-    return self._base.adapt(features, labels, paths=[str(entry.path) for entry in entries])
+    return self._base.adapt([entry.path for entry in entries], [entry.label for entry in entries])
 
 # %% ../nbs/11_widget.ipynb #1ca77e2e
 @patch

@@ -331,10 +331,10 @@ class Fake:
     def predict_features(self, features): return [Prediction(self.labels[-1], .9, {self.labels[-1]: .9}) for _ in features]
     def save(self, folder): widget.Path(folder).mkdir(parents=True)
 
-    def adapt(self, photos, labels, paths):
+    def adapt(self, photos, labels):
         if 'broken' in labels: raise ValueError('a.jpg and b.jpg: look the same but have different labels')
-        new = Fake(dict.fromkeys([*self.labels, *(label for label in labels if label)]))
-        new.seen = dict(zip([widget.Path(path).name for path in paths], labels))
+        new = Fake(dict.fromkeys([*self.labels, *(label for label in labels if label != '_none')]))
+        new.seen = {photo.name: label for photo, label in zip(photos, labels)}
         return new
 
 
@@ -357,10 +357,10 @@ def test_each_improvement_starts_from_the_loaded_model(fake):
     assert said(fake)[0] == 'ladders'                                           # of the improved model
     fake.drop('b', label='_none')
     fake.improve()
-    assert fake.uploader._classifier.seen == {'b.jpg': None} and said(fake) == ['tents', '_none', 'tents']
+    assert fake.uploader._classifier.seen == {'b.jpg': '_none'} and said(fake) == ['tents', '_none', 'tents']
     fake.say(kind='relabel', id='b', label='')
     fake.improve()
-    assert fake.uploader._classifier is fake.uploader._base and fake.uploader.told == 'Without corrections, the model is gear again.'
+    assert said(fake) == ['tents']*3 and fake.uploader.told == 'Without corrections, the model is gear again.'
 
 
 def test_cleared_corrections_still_count(fake):
