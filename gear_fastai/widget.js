@@ -12,7 +12,7 @@ const tag = (name, props = {}, ...children) => {
 }
 const button = (textContent, onclick, className = '') => tag('button', { type: 'button', textContent, onclick, className })
 const named = label => label === NONE ? 'none of these' : label
-const percent = p => `${(100 * p).toFixed(p > 0.995 || p < 0.1 ? 1 : 0)} %`
+const percent = p => `${(100 * p).toFixed(p > 0.995 || p < 0.1 ? 1 : 0)}\u00a0%`
 
 function render({ model, el }) {
   const rows = new Map()        // id → {file, li, …}, in the order of the photos
@@ -30,7 +30,7 @@ function render({ model, el }) {
   const pickerLabel = tag('label', {}, 'Model ', picker, modelName)
   const save = tag('input', { type: 'text', className: 'gear-folder', spellcheck: false })
   const folderName = tag('b', {})
-  const saveLabel = tag('label', {}, 'Corrected and confirmed photos go to ', save, folderName)
+  const saveLabel = tag('label', {}, 'Corrections are saved in ', save, folderName)
   const status = tag('span', { className: 'gear-status' })
   status.setAttribute('role', 'status')
   const bar = tag('progress', { className: 'gear-progress', max: 1, value: 0 })
@@ -144,7 +144,10 @@ function render({ model, el }) {
     row.best = msg.top[0][0]
     row.bars = msg.top.map(([label, p]) => tag('div', { className: 'gear-class' }, tag('span', { textContent: label }),
       tag('div', { className: 'gear-meter' }, tag('div', { style: `width:${100 * p}%` })), tag('span', { textContent: percent(p) })))
-    if (row.corrected && row.label !== NONE) classes.add(row.label)
+    if (row.corrected && row.label !== NONE && !classes.has(row.label)) {
+      classes.add(row.label)
+      rows.forEach(showChoice)
+    }
     const confidence = percent(msg.confidence)
     const prediction = row.corrected ? ` ${row.corrected}, predicted: ${row.predicted ?? 'not sure'} ${confidence}`
       : row.label ? ` ${confidence}` : `, perhaps ${msg.top[0][0]} ${confidence}`

@@ -444,7 +444,7 @@ def _predict_again(self: GearUploader, entries):
 def improve(self: GearUploader):
     "Adapt the model to the corrected and confirmed photos, and predict the others again"
     if not self.can_improve: raise ModelError(f'{self.chosen}: this model cannot be improved; choose another')
-    entries = self._cleared + self._corrected()
+    entries = [entry for entry in self._cleared + self._corrected() if entry.path.exists()]
     better = self._adapted(entries)
     with self._lock:
         self._use(better, len(entries))

@@ -373,6 +373,13 @@ def test_cleared_corrections_still_count(fake):
     assert fake.uploader._classifier.seen == {'a.jpg': 'ladders', 'd.jpg': 'rope'} and fake.uploader.improved == 2
 
 
+def test_a_deleted_correction_does_not_count(fake, tmp_path):
+    for id in 'ab': fake.drop(id, label='ladders')
+    (tmp_path/'corrected/ladders/a.jpg').unlink()
+    fake.improve()
+    assert fake.uploader._classifier.seen == {'b.jpg': 'ladders'} and fake.uploader.improved == 1
+
+
 def test_corrections_made_with_another_model_count(fake):
     fake.drop('a', label='ladders')
     fake.uploader._base = fake.uploader._classifier = other = Fake(['left', 'right'])
