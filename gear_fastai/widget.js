@@ -134,7 +134,8 @@ function render({ model, el }) {
     row.saved = tag('div', { className: 'gear-saved' })
     row.saved.setAttribute('role', 'status')
     row.buttons = tag('div', { className: 'gear-buttons' }, row.right, row.none, row.undo)
-    row.fix.replaceChildren(row.buttons, tag('div', { className: 'gear-buttons' }, row.select, row.newName, row.add), row.saved)
+    row.chooser = tag('div', { className: 'gear-buttons' }, row.select, row.newName, row.add)
+    row.fix.replaceChildren(row.buttons, row.chooser, row.saved)
     showLabel(row, msg)
     if (row.path) row.saved.textContent = `saved: ${row.path}`
   }
@@ -166,7 +167,7 @@ function render({ model, el }) {
     row.right.setAttribute('aria-label', `${row.right.textContent}: ${row.name} shows ${row.best}`)
     row.right.setAttribute('aria-pressed', chosen === row.best)
     row.none.setAttribute('aria-pressed', chosen === NONE)
-    row.fix.hidden = !row.file && !row.path     // a page that was opened again can only move photos that Python has saved
+    row.buttons.hidden = row.chooser.hidden = !row.file && !row.path     // a page that was opened again can only move photos that Python has saved
     row.undo.hidden = !row.corrected
   }
   const nameClass = row => {

@@ -3,8 +3,10 @@ import json, shutil, warnings
 
 import numpy as np, pandas as pd, pytest
 
+import gear_fastai.adapt
 from gear_fastai.compare import compare_models, Comparison, mcnemar, paired_ci, write_comparison, _summary
 from gear_fastai.dataset import DataError, file_digest, read_splits, write_splits
+from gear_fastai.inference import GearClassifier
 from gear_fastai.recipes import train_model
 from gear_fastai.sources import draw_sample
 
@@ -135,6 +137,14 @@ def test_photos_that_one_model_was_trained_on_are_refused(home, model):
     text = str(e.value)
     assert f'{model} was trained on 2 of these' in text and test.iloc[0] in text and '\n' not in text
     assert f'gear-fastai data split {home/"gear"} --add' in text
+
+
+def test_a_model_that_was_adapted_to_test_photos_is_refused(home):
+    test = read_splits(home/'gear').query("split == 'test'")
+    better = GearClassifier(home/'old').adapt([home/'gear'/path for path in test.path[:2]], ['axes', '_none'])
+    better.save(home/'better')
+    with pytest.raises(DataError, match='better was trained on 2 of these'):
+        compare_models(home/'old', home/'better', home/'gear')
 
 
 def test_all_photos_include_training_photos(home):
