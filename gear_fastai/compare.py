@@ -373,7 +373,7 @@ def _heading(comparison):
 
 # %% ../nbs/09b_compare.ipynb #7f3bd9d0
 def write_comparison(
-    comparison: Comparison,
+    comparison: Comparison,  # of `compare_models`
     file,  # HTML file to write
     n_photos: int = 24,  # photos to show of each kind
 ) -> Path:

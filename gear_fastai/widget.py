@@ -212,7 +212,7 @@ def _receive(self: GearUploader, _, message, buffers):
     elif kind == 'hello': self._send_known()
     elif kind == 'clear': self._clear()
     elif kind == 'improve': self._work('improving', self.improve)
-    elif kind == 'save': self._work('saving', self.save_model, str(message.get('name')).strip())
+    elif kind == 'save': self._work('saving', self.save_improved, str(message.get('name')).strip())
 
 # %% ../nbs/11_widget.ipynb #a7c0218a
 def _by_name(folders):
@@ -247,6 +247,7 @@ def _load(self: GearUploader, change):
         self._use(self._base, 0)
     except ModelError as e: self.notice = str(e)
 
+# %% ../nbs/11_widget.ipynb #ac437891
 @patch
 def _use(self: GearUploader, clf, n):
     "Use a classifier that was improved with `n` photos"
@@ -443,30 +444,34 @@ def _predict_again(self: GearUploader, entries):
 @patch
 def improve(self: GearUploader):
     "Adapt the model to the corrected and confirmed photos, and predict the others again"
-    if not self.can_improve: raise ModelError(f'{self.chosen}: this model cannot be improved; choose another')
+    if not self.can_improve: raise ModelError(f'{self.chosen}: cannot be improved; choose another model')
     entries = [entry for entry in self._cleared + self._corrected() if entry.path.exists()]
     better = self._adapted(entries)
     with self._lock:
         self._use(better, len(entries))
-        others = [entry for entry in self._entries.values() if entry.label is None]
-        changed = self._predict_again(others)
+        changed = self._predict_again([entry for entry in self._entries.values() if entry.label is None])
         self.send(dict(kind='update', predictions=list(map(self._state, self._entries))))
-    photos = _number(len(entries), 'corrected or confirmed photo')
-    self.told = f'Improved with {photos}: {_number(changed, "other label")} changed.'
     if not entries: self.told = f'Without corrections, the model is {self.chosen} again.'
+    else: self.told = _improved_words(len(entries), changed)
+
+# %% ../nbs/11_widget.ipynb #cbc0298b
+def _improved_words(n, changed):
+    photos = _number(n, 'corrected or confirmed photo')
+    return f'Improved with {photos}: {_number(changed, "other label")} changed.'
 
 def _number(n, noun): return f'{n} {noun}{"s" if n != 1 else ""}'
 
 # %% ../nbs/11_widget.ipynb #e415f736
 @patch
-def save_model(self: GearUploader,
+def save_improved(self: GearUploader,
     name: str,  # of a new folder in the folder of models
 ):
     "Save the improved model; raise `ValueError` if the name is taken or not valid"
     if not self.improved: raise ValueError('improve the model before you save it')
     _check_name(name, 'a model')
     folder = self._models_folder/name
-    if folder.exists() or name in self._folders: raise ValueError(f'{name}: name is taken; choose another')
+    if folder.exists() or name in self._folders:
+        raise ValueError(f'{name}: name is taken; choose another')
     self._classifier.save(folder)
     self._folders = self._folders | {name: folder}
     self.models = list(self._folders)
