@@ -180,13 +180,20 @@ _as_json = click.option('--json', 'as_json', is_flag=True, help='Print JSON.')
 
 def _echo(x, as_json): click.echo(json.dumps(x.to_dict()) if as_json else str(x))
 
-@_command(data)
+@_command(data, model='?evaluation:find_label_errors.model')
 @click.argument('folder', metavar='DIR')
 @_as_json
-def audit(folder, as_json):
-    "Report counts, unreadable files, duplicates, imbalance and sizes of the photos in DIR."
+def audit(folder, model, as_json):
+    "Report counts, unreadable files, duplicates, sizes and, with --model, suspected label errors of the photos in DIR."
     from gear_fastai.dataset import audit
-    _echo(audit(folder, progress=sys.stderr.isatty()), as_json)
+    found = audit(folder, progress=sys.stderr.isatty())
+    if model: found.label_errors = _label_errors(folder, model)
+    _echo(found, as_json)
+
+def _label_errors(folder, model):
+    from gear_fastai.evaluation import find_label_errors
+    ranked = find_label_errors(folder, model, sys.stderr.isatty())
+    return ranked[ranked.likely].drop(columns='likely').to_dict('records')
 
 # %% ../nbs/12_cli.ipynb #50153abe
 def _counts(column, text):
