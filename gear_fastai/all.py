@@ -8,6 +8,7 @@ from .calibration import *
 from .card import *
 from .checkpoint import *
 from .cnn import *
+from .compare import *
 from .dataset import *
 from .drawing import *
 from .evaluation import *

@@ -147,7 +147,7 @@ def test_photos_are_labeled(place, photos):
     assert labels(page) == [shown(clf.predict(photos[0]))]
     choose(page, photos[1:]); finished(page, len(photos))
     assert labels(page) == [shown(p) for p in clf.predict(photos)]
-    assert page.evaluate("() => [...document.querySelectorAll('.gear-thumb')].every(i => i.complete && i.naturalWidth > 30 && i.alt)")
+    assert page.evaluate("() => [...document.querySelectorAll('.gear-thumb')].every(i => i.complete && Math.max(i.naturalWidth, i.naturalHeight) >= 200 && i.offsetHeight >= 200 && i.alt)")
     assert page.locator('.gear-list li').first.locator('.gear-class').count() == 3
 
 
@@ -197,10 +197,10 @@ def test_drop_and_keyboard(place, photos):
     choosers[0].set_files(str(photos[0])); finished(page, 2)
     focus(page, '.gear-drop')
     seen = []
-    for _ in range(6):
+    for _ in range(10):
         page.keyboard.press('Tab')
         seen.append(page.evaluate("() => document.activeElement.textContent.slice(0, 12) || document.activeElement.tagName"))
-    assert 'Download CSV' in seen and 'Clear' in seen and sum('Correct the' in s for s in seen) == 2, seen
+    assert 'Download CSV' in seen and 'Clear' in seen and sum('Correct the' in s for s in seen) == sum('None of' in s for s in seen) == 2, seen
 
 
 @pytest.mark.parametrize('width', [1280, 390])
@@ -316,13 +316,78 @@ def test_the_models_own_label_confirms_it(place, photos, tmp_path):
     photo = next(f for f in photos if clf.predict(f).label)
     choose(page, [photo]); finished(page, 1)
     label = labels(page)[0]
-    page.locator('.gear-fix select').select_option(label)
+    page.get_by_role('button', name='Right').click()
     page.get_by_text(f'saved: corrected/{label}').wait_for()
+    assert page.locator('.gear-right').get_attribute('aria-pressed') == 'true' and page.locator('.gear-fix select').input_value() == label
     assert f'{label} confirmed' in page.locator('.gear-result').inner_text()
     assert table(page, tmp_path)[0]['corrected'] == 'confirmed'
     page.locator('.gear-undo').click()
     page.get_by_text('correction undone').wait_for()
     assert saved_files(saved) == []
+
+
+def test_none_of_these_and_a_new_class(place, photos, tmp_path):
+    page, saved, _ = place
+    choose(page, photos[:2]); finished(page, 2)
+    one, other = page.locator('.gear-list li').all()
+    one.locator('.gear-none').click()
+    one.get_by_text('saved: corrected/_none').wait_for()
+    select = other.locator('select')
+    select.select_option(label='New class…')
+    page.keyboard.press('Escape')                               # back to the list
+    assert select.evaluate('e => e === document.activeElement') and select.input_value() == ''
+    select.select_option(label='New class…')
+    page.keyboard.type('ladders'); page.keyboard.press('Enter')
+    other.get_by_text('saved: corrected/ladders').wait_for()
+    assert labels(page) == ['none of these', 'ladders'] and select.evaluate('e => e === document.activeElement')
+    assert one.locator('option', has_text='ladders').count() == 1           # it can be chosen for the others
+    assert [r['label'] for r in table(page, tmp_path)] == ['_none', 'ladders']
+    assert saved_files(saved) == [f'_none/{photos[0].name}', f'ladders/{photos[1].name}']
+    for row in (one, other):
+        row.locator('.gear-undo').click()
+        row.get_by_text('correction undone').wait_for()
+    assert saved_files(saved) == [] and page.locator('.gear-undo:visible').count() == 0
+
+
+def test_the_filter_shows_photos_that_were_rejected(place, photos):
+    page, saved, _ = place
+    choose(page, photos); finished(page, len(photos))
+    n = labels(page).count('not sure')
+    assert 0 < n < len(photos)
+    button = page.locator('.gear-filter')
+    assert button.inner_text() == f'Not sure only ({n})'
+    button.click()
+    assert page.locator('.gear-list li:visible').count() == n and button.get_attribute('aria-pressed') == 'true'
+    first = page.locator('.gear-list li:visible').first
+    first.locator('.gear-right').click()
+    first.get_by_text('saved: ').wait_for()
+    assert page.locator('.gear-list li:visible').count() == n   # so it can be undone
+    button.click()
+    assert page.locator('.gear-list li:visible').count() == len(photos)
+    shutil.rmtree(saved())
+
+
+def test_the_model_is_improved_and_saved(place, photos):
+    page, saved, where = place
+    choose(page, photos[:6]); finished(page, 6)
+    name = f'from-{where}'
+    improve = page.locator('.gear-improve')
+    for row in page.locator('.gear-list li').all()[:3]:
+        row.locator('.gear-none').click()
+        row.get_by_text('saved: corrected/_none').wait_for()
+    assert 'Improve the model with' in improve.inner_text() and not page.locator('.gear-save-model').is_visible()
+    before = page.locator('.gear-result').all_inner_texts()
+    improve.click()
+    page.locator('.gear-told', has_text='Improved with 3 corrected or confirmed photos').wait_for(timeout=90_000)
+    after = page.locator('.gear-result').all_inner_texts()
+    assert before[:3] == after[:3] and all(a != b for a, b in zip(after[3:], before[3:]))
+    page.locator('.gear-model-name').fill(name)
+    page.locator('.gear-model-name').press('Enter')
+    page.locator('.gear-told', has_text=f'/{name}').wait_for(timeout=90_000)
+    assert page.locator('.gear-picker').is_visible() and name in page.locator('.gear-picker').inner_text()
+    folder = next(saved().parent.parent.glob(f'**/{name}'))
+    assert shown(GearClassifier(folder).predict(photos[5])) == labels(page)[5]
+    shutil.rmtree(saved())
 
 
 def test_the_last_of_quick_corrections_counts(place, photos, tmp_path):
