@@ -49,7 +49,7 @@ function render({ model, el }) {
   const undo = button('Undo', () => act({ kind: 'undo' }), 'u')
   const help = button('Keys', () => showKeys(), '?')
   const recent = aria(tag('ol', { className: 'gear-recent' }), { label: 'last decisions' })
-  const apply = button('Apply to dataset', () => state.applied ? revert() : askApply())
+  const apply = button('Apply to dataset', () => act({ kind: state.applied ? 'revert' : 'plan' }))
   const save = button('Save model', () => askSave())
   const compare = button('Compare', () => act({ kind: 'compare' }))
   const card = aria(tag('div', { className: 'gear-card' }), { live: 'polite' })
@@ -81,7 +81,6 @@ function render({ model, el }) {
     later = setTimeout(() => root.isConnected && send(message), delay)
   }
   const decide = label => { if (state.item) act({ kind: 'decide', path: state.item.path, label }) }
-  const revert = () => act({ kind: 'revert' })
 
   // ---- dialogs
   const open = (title, text, ok, field) => new Promise(resolve => {
@@ -95,6 +94,12 @@ function render({ model, el }) {
     form.querySelector('button').value = 'ok'
     dialog.replaceChildren(form)
     aria(dialog, { label: title })
+    if (input) input.onkeydown = e => {         // JupyterLab takes Enter from forms
+      if (e.key !== 'Enter') return
+      e.preventDefault()
+      e.stopPropagation()
+      form.requestSubmit()
+    }
     dialog.showModal()
     ;(input ?? form.querySelector('button')).focus()
   })
@@ -108,7 +113,7 @@ function render({ model, el }) {
     if (await open('Apply to dataset', [paragraph(state.plan), paragraph('You can take it back with Revert.')], 'Apply')) act({ kind: 'apply' })
   }
   const askSave = async () => {
-    const name = await open('Save model', paragraph(`The model is saved in a new folder in ${state.models}.`), 'Save', { label: 'name of the model', value: state.name })
+    const name = await open('Save model', paragraph(`The model is saved in a new folder in ${state.models}.`), 'Save', { label: 'name of the model', value: 'better' })
     if (name) act({ kind: 'save', name })
   }
   const showKeys = () => open('Keys', tag('dl', {}, ...KEYS.flatMap(([key, what]) => [tag('dt', {}, tag('kbd', { textContent: key })), tag('dd', { textContent: what })])))
@@ -166,7 +171,7 @@ function render({ model, el }) {
     aria(root, { busy: false })
     const moved = message.item?.path !== state.item?.path || message.item?.decided !== state.item?.decided
     state = message
-    tell(message.error ?? message.progress?.error ?? '')
+    tell(message.error ?? message.progress?.error ?? message.progress?.warning ?? '')
     root.classList.toggle('gear-closed', !message.progress)
     if (!message.progress) return ask({ kind: 'hello' }, 3 * PAUSE)             // try again: another page may have the folder
     const hadFocus = !root.contains(document.activeElement) ? document.activeElement === document.body : document.activeElement.closest('.gear-panel')
@@ -182,6 +187,7 @@ function render({ model, el }) {
     if (hadFocus) stage.focus({ preventScroll: true })
     const missing = message.pictures.filter(key => !pictures.has(key))
     if (missing.length) send({ kind: 'look', keys: missing })
+    if (message.plan) askApply()
   }
   const showProgress = (progress, note) => {
     bar.max = Math.max(progress.n, 1)
@@ -192,7 +198,7 @@ function render({ model, el }) {
     if (progress.adapting) ask({ kind: 'poll' })
   }
   const showItem = item => {
-    for (const b of [none, exclude, fresh, back, forth]) b.disabled = !item
+    for (const b of [none, exclude, fresh, forth]) b.disabled = !item
     panel.hidden = !item
     if (!item) return
     const old = item.label ? `labeled ${item.label}` : 'no label yet'

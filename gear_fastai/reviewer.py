@@ -6,6 +6,7 @@
 __all__ = ['GearReviewer']
 
 # %% ../nbs/11c_reviewer.ipynb #706bf10e
+from collections import Counter
 from pathlib import Path
 import anywidget, gear_fastai
 from fastcore.basics import patch
@@ -30,27 +31,43 @@ class GearReviewer(anywidget.AnyWidget):
         self._arguments = dict(folder=Path(folder).expanduser(), model=model, log=log)
         self._models = Path(models).expanduser()
         self._session = None
-        self._recent = []
-        self._applied = False
         self._files = {}
         self.on_msg(self._receive)
 
 # %% ../nbs/11c_reviewer.ipynb #d9fc9ccf
+_SESSIONS = {}  # folder → session that this process has open
+
 @patch(as_prop=True)
 def session(self: GearReviewer) -> ReviewSession:
-    "The session, opened when it is first needed"
-    if self._session is None: self._session = ReviewSession(**self._arguments)
+    "The session, opened when it is needed"
+    folder = self._arguments['folder'].resolve()
+    if self._session is None or _SESSIONS.get(folder) is not self._session:
+        if folder in _SESSIONS: _SESSIONS.pop(folder).close()
+        self._session = _SESSIONS[folder] = ReviewSession(**self._arguments)
     return self._session
 
-# %% ../nbs/11c_reviewer.ipynb #7d826fc2
+# %% ../nbs/11c_reviewer.ipynb #afe1d1d1
 def _progress(progress):
     "The progress of a session, with a line of text"
     text = f'{progress["decided"]} decided, {progress["remaining"]} remaining'
-    estimate = progress['estimate']
-    if estimate: text += ' · estimated accuracy {accuracy:.0%} ({low:.0%} to {high:.0%})'.format(**estimate)
-    return dict(progress, text=text)
+    if progress['unreadable']: text += f', {progress["unreadable"]} unreadable'
+    return dict(progress, text=text + _estimate(progress['estimate']))
+
+def _estimate(found):
+    if not found: return ''
+    low, high = found['ci95']
+    return f' · estimated accuracy {found["accuracy"]:.0%} ({low:.0%} to {high:.0%})'
 
 # %% ../nbs/11c_reviewer.ipynb #b3e49821
+_REASONS = {
+    'label?': 'The label may be wrong',
+    'not sure': 'The model is not sure',
+    'close call': 'Two classes are almost equally probable',
+    'unusual': 'Unlike the training photos',
+    'random check': 'Chosen at random, for the estimated accuracy',
+    'looks right': 'The prediction is probably right',
+}
+
 def _choices(item, labels):
     "(class, probability) of the choices: the most probable classes, and the present label"
     top = list(item.top[:5])
@@ -62,7 +79,7 @@ def _shown(item, labels, files):
     near = item.nearest
     key = near and f'nearest {near.path}'
     return dict(path=item.path, name=item.file.name, label=item.label, decided=item.decided,
-                reason=item.reason, top=_choices(item, labels),
+                reason=_REASONS.get(item.reason, item.reason), top=_choices(item, labels),
                 nearest=near and f'{near.path} ({near.label})',
                 nearest_key=key if key in files else None)
 
@@ -72,26 +89,18 @@ _SIZES = dict(photo=1200, nearest=240, thumb=144)  # longer side, pixels
 @patch
 def _pictures(self: GearReviewer):
     "Key → file of the pictures that the page needs, the most urgent first"
-    shown = [item for item in (self.session.current(), self._next()) if item]
+    shown = [item for item in (self.session.current(), self.session.upcoming()) if item]
     files = {}
     for item in shown:
         files[f'photo {item.path}'] = item.file
         near = item.nearest and self._arguments['folder']/item.nearest.path
         if near and near.is_file(): files[f'nearest {item.nearest.path}'] = near
-    for path, _ in self._recent: files[f'thumb {path}'] = self._arguments['folder']/path
-    return files
+    return files | {f'thumb {path}': self._arguments['folder']/path for path, _ in self._recent()}
 
-# %% ../nbs/11c_reviewer.ipynb #9b923ed4
 @patch
-def _next(self: GearReviewer):
-    "The photo after the present one; None at the end"
-    now = self.session.current()
-    if now is None: return None
-    self.session.go(1)
-    after = self.session.current()
-    if after.path == now.path: return None
-    self.session.go(-1)
-    return after
+def _recent(self: GearReviewer):
+    "(path, label) of the last decisions, the last one first"
+    return list(self.session.decided.items())[:-13:-1]
 
 # %% ../nbs/11c_reviewer.ipynb #9b49ad5e
 @patch
@@ -102,7 +111,7 @@ def _send_picture(self: GearReviewer, key):
     except PhotoError: content = b''
     self.send(dict(kind='picture', key=key), buffers=[content])
 
-# %% ../nbs/11c_reviewer.ipynb #33c5b65c
+# %% ../nbs/11c_reviewer.ipynb #fe07131a
 @patch
 def _state(self: GearReviewer, **more):
     "What the page shows"
@@ -110,56 +119,75 @@ def _state(self: GearReviewer, **more):
     item = session.current()
     self._files = self._pictures()
     shown = item and _shown(item, session.labels, self._files)
-    recent = [dict(path=path, label=label) for path, label in self._recent]
+    recent = [dict(path=path, label=label) for path, label in self._recent()]
     return dict(kind='state', item=shown, labels=session.labels, recent=recent,
                 progress=_progress(session.progress()), pictures=list(self._files),
-                applied=self._applied, plan='', models=str(self._models), name='better', **more)
+                applied=session.applied, models=str(self._models), **more)
 
-# %% ../nbs/11c_reviewer.ipynb #f3018499
+# %% ../nbs/11c_reviewer.ipynb #9a9766e0
 @patch
-def _decide(self: GearReviewer, path='', label='', **_):
-    self.session.decide(path, label)
-    self._recent = [(path, label), *(r for r in self._recent if r[0] != path)][:12]
+def _hello(self: GearReviewer): self.session.refresh()
 
 @patch
-def _undo(self: GearReviewer, **_):
-    self.session.undo()
-    self._recent = self._recent[1:]
+def _decide(self: GearReviewer, path, label): self.session.decide(path, label)
 
 @patch
-def _go(self: GearReviewer, step=1, **_): self.session.go(1 if step > 0 else -1)
+def _undo(self: GearReviewer): self.session.undo()
 
 @patch
-def _apply(self: GearReviewer, **_):
-    self.session.apply()
-    self._applied = True
-    return dict(note='applied to the dataset')
+def _go(self: GearReviewer, step): self.session.go(1 if step > 0 else -1)
+
+# %% ../nbs/11c_reviewer.ipynb #381308d0
+@patch
+def _plan(self: GearReviewer):
+    tops = Counter(dest.split('/')[0] for _, dest in self.session.moves())
+    where = ', '.join(f'{n} to {name}' for name, n in sorted(tops.items())) or 'none'
+    plan = f'Photos that move: {where}. The decisions are also written to the split, if there is one.'
+    return dict(plan=plan)
 
 @patch
-def _revert(self: GearReviewer, **_):
-    self.session.revert()
-    self._applied = False
-    return dict(note='the dataset is as before')
+def _apply(self: GearReviewer): return dict(note=f'{self.session.apply()["moved"]} photos moved')
 
-# %% ../nbs/11c_reviewer.ipynb #b854f478
 @patch
-def _save(self: GearReviewer, name='', **_):
+def _revert(self: GearReviewer): return dict(note=f'{self.session.revert()["moved"]} photos moved back')
+
+# %% ../nbs/11c_reviewer.ipynb #04659180
+@patch
+def _save(self: GearReviewer, name):
     if Path(name).name != name or name.startswith('.'): raise ValueError(f'{name}: not a valid name for a folder')
-    return dict(note=f'saved: {self.session.save(self._models/name)}')
+    if (self._models/name).exists(): raise ValueError(f'{name}: already there; choose another name')
+    self.session.save(self._models/name)
+    return dict(note=f'saved: {self._models/name}')
+
+# %% ../nbs/11c_reviewer.ipynb #3f6333e9
+def _verdict(difference, low, high):
+    verdict = 'better' if low > 0 else 'worse' if high < 0 else 'no reliable difference yet'
+    return f'Difference {100*difference:+.1f} points, 95 % interval {100*low:+.1f} to {100*high:+.1f}: {verdict}.'
 
 @patch
-def _compare(self: GearReviewer, **_):
-    return dict(card=[str(self.session.compare())])
+def _compare(self: GearReviewer):
+    found = self.session.compare()
+    scores = f'Accuracy on {found["n"]} photos ({found["photos"]}): {found["old"]:.1%} before, {found["new"]:.1%} now.'
+    return dict(card=[scores, _verdict(found['difference'], *found['ci95'])])
 
-# %% ../nbs/11c_reviewer.ipynb #6c2b59fe
-_ACTIONS = dict(decide=GearReviewer._decide, undo=GearReviewer._undo, go=GearReviewer._go, apply=GearReviewer._apply,
-                revert=GearReviewer._revert, save=GearReviewer._save, compare=GearReviewer._compare)
-
+# %% ../nbs/11c_reviewer.ipynb #35f8dc68
 def _one_line(error):
-    if isinstance(error, OSError) and error.strerror:
-        return f'{error.filename or "disk"}: {error.strerror}'
+    if isinstance(error, OSError) and error.strerror: return f'{error.filename or "disk"}: {error.strerror}'
     return ' '.join(str(error).split()) or type(error).__name__
 
+_ACTIONS = {'hello', 'decide', 'undo', 'go', 'plan', 'apply', 'revert', 'save', 'compare'}
+
+@patch
+def _reply(self: GearReviewer, kind, arguments):
+    "Carry out an action and return the state after it"
+    more = {}
+    try:
+        if kind in _ACTIONS: more = getattr(self, f'_{kind}')(**arguments) or {}
+    except Exception as e: more = dict(error=_one_line(e))
+    try: return self._state(**more)
+    except Exception as e: return dict(kind='state', error=_one_line(e))
+
+# %% ../nbs/11c_reviewer.ipynb #c142d75f
 @patch
 def _receive(self: GearReviewer, _, message, buffers):
     "Handle a message from the page"
@@ -170,15 +198,6 @@ def _receive(self: GearReviewer, _, message, buffers):
 
 @patch
 def _look(self: GearReviewer, keys):
+    "Send pictures that the page needs; no others"
     for key in keys:
         if key in self._files: self._send_picture(key)
-
-@patch
-def _reply(self: GearReviewer, kind, message):
-    "Carry out an action and return the state after it"
-    more = {}
-    try:
-        if kind in _ACTIONS: more = _ACTIONS[kind](self, **message) or {}
-    except Exception as e: more = dict(error=_one_line(e))
-    try: return self._state(**more)
-    except Exception as e: return dict(kind='state', error=_one_line(e))
