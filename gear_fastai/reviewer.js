@@ -86,12 +86,11 @@ function render({ model, el }) {
   const open = (title, text, ok, field) => new Promise(resolve => {
     const input = field && aria(tag('input', { type: 'text', value: field.value, required: true, spellcheck: false, autocomplete: 'off' }), { label: field.label })
     const cancel = tag('button', { type: 'button', textContent: ok ? 'Cancel' : 'Close', onclick: () => dialog.close() })
-    const form = tag('form', { method: 'dialog' }, tag('h3', { textContent: title }), ...[text].flat(), ...(input ? [input] : []),
+    const form = tag('form', {}, tag('h3', { textContent: title }), ...[text].flat(), ...(input ? [input] : []),
       tag('div', { className: 'gear-bar' }, ...(ok ? [tag('button', { textContent: ok })] : []), cancel))
     dialog.returnValue = ''
     dialog.onclose = () => { stage.focus(); resolve(dialog.returnValue === 'ok' ? input ? input.value.trim() : true : null) }
-    form.onsubmit = () => { dialog.returnValue = 'ok' }
-    form.querySelector('button').value = 'ok'
+    form.onsubmit = e => { e.preventDefault(); dialog.close('ok') }
     dialog.replaceChildren(form)
     aria(dialog, { label: title })
     if (input) input.onkeydown = e => {         // JupyterLab takes Enter from forms
