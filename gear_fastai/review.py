@@ -426,10 +426,15 @@ def _open(self: ReviewSession, file):
 @patch
 def close(self: ReviewSession):
     "Wait for the adaptation and give the folder free for others"
-    if self._hold.file is None: return
+    if self.closed: return
     self._join()
     self._log.close()
     self._hold.release()
+
+@patch(as_prop=True)
+def closed(self: ReviewSession) -> bool:
+    "Whether the folder is free for others"
+    return self._hold._fd is None
 
 @patch
 def __enter__(self: ReviewSession): return self

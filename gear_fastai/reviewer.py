@@ -41,10 +41,15 @@ _SESSIONS = {}  # folder → session that this process has open
 def session(self: GearReviewer) -> ReviewSession:
     "The session, opened when it is needed"
     folder = self._arguments['folder'].resolve()
-    if self._session is None or _SESSIONS.get(folder) is not self._session:
+    if self._session is None or self._session.closed:
         if folder in _SESSIONS: _SESSIONS.pop(folder).close()
         self._session = _SESSIONS[folder] = ReviewSession(**self._arguments)
     return self._session
+
+@patch
+def close_session(self: GearReviewer):
+    "Wait for the model to adapt, and give the folder free for other reviewers"
+    if self._session is not None: self._session.close()
 
 # %% ../nbs/11c_reviewer.ipynb #afe1d1d1
 def _progress(progress):
