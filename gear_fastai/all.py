@@ -1,9 +1,11 @@
 "Everything, for notebooks: `from gear_fastai.all import *`, as `fastai.vision.all` does."
 from fastai.vision.all import *
 
+from .adapt import *
 from .augment import *
 from .cache import *
 from .calibration import *
+from .card import *
 from .checkpoint import *
 from .cnn import *
 from .dataset import *
@@ -11,6 +13,7 @@ from .drawing import *
 from .evaluation import *
 from .export import *
 from .files import *
+from .history import *
 from .inference import *
 from .learner import *
 from .loaders import *

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np, pandas as pd, timm
 from fastai.vision.all import *
 import gear_fastai.cnn  # registers the custom CNNs with timm
-from .learner import EpochRecorder, best_epoch, photo_learner, record_epochs
+from .learner import EpochRecorder, photo_learner, record_epochs
 from .distributed import from_rank0
 from .files import atomic_write
 from .model_folder import ModelError, read_gear, read_model, retry_if_replaced
-from .export import check_learner, save_classifier, write_history
+from .history import best_epoch, write_history
+from .export import check_learner, save_classifier
 
 # %% ../nbs/07b_checkpoint.ipynb #72b6a627
 def _plain(x):
@@ -226,7 +227,7 @@ def flush(self: SaveBest, learn: Learner):
 def after_fit(self: SaveBest):
     if rank_distrib(): return
     if self.unsaved: self.flush(self.learn)
-    elif self.best is not None and self.dest.exists(): write_history(self.learn, self.dest, self.best)
+    elif self.best is not None and self.dest.exists(): write_history(self.recorder.to_frame(), self.dest, self.best)
 
 # %% ../nbs/07b_checkpoint.ipynb #8a3b37e2
 _OTHER_FILES = {'.pkl': 'it was exported by fastai; open it with load_learner',

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NONE', 'MANIFEST', 'DataError', 'shell_command', 'is_none', 'read_splits', 'write_splits', 'earlier_splits',
-           'list_dataset', 'file_digest', 'scan', 'ManifestChanges', 'compare_manifest', 'product_id', 'photo_source',
-           'photo_domains', 'near_duplicates', 'product_groups', 'Audit', 'audit', 'split_dataset', 'ensure_splits',
-           'fold_splits']
+           'list_dataset', 'file_digest', 'fingerprint', 'with_digests', 'scan', 'ManifestChanges', 'compare_manifest',
+           'product_id', 'photo_source', 'photo_domains', 'near_duplicates', 'product_groups', 'Audit', 'audit',
+           'split_dataset', 'ensure_splits', 'fold_splits']
 
 # %% ../nbs/01_dataset.ipynb #50279af4
 import csv, dataclasses, hashlib, os, posixpath, re, shlex, subprocess, unicodedata, warnings, zipfile
@@ -404,6 +404,37 @@ def file_digest(
     "Return the BLAKE2b digest of a file"
     with open(path, 'rb') as f:
         return hashlib.file_digest(f, partial(hashlib.blake2b, digest_size=16)).hexdigest()
+
+# %% ../nbs/01_dataset.ipynb #f1000002
+def _file_size(path): return path.stat().st_size if path.is_file() else 0
+
+def fingerprint(
+    splits: pd.DataFrame,  # path, label, split
+    folder,  # folder that the paths are relative to
+) -> dict:  # number of photos, negatives and classes, photos per split, and a digest
+    "Summarize a dataset; the digest changes with paths, labels, splits and file sizes"
+    digest = hashlib.blake2b(digest_size=16)
+    for row in splits.sort_values('path').itertuples():
+        line = f'{row.path}\t{row.label}\t{row.split}\t{_file_size(Path(folder)/row.path)}\n'
+        digest.update(line.encode(errors='surrogateescape'))
+    photos = splits[~is_none(splits)]
+    return dict(photos=len(photos), negatives=len(splits) - len(photos), classes=photos.label.nunique(),
+                split=photos.split.value_counts().to_dict(), blake2b=digest.hexdigest())
+
+# %% ../nbs/01_dataset.ipynb #f1000003
+def _photo_digest(row, folder):
+    "Digest of a train or valid photo, else an empty string"
+    path = Path(folder)/row.path
+    return file_digest(path) if row.split != 'test' and path.is_file() else ''
+
+def with_digests(
+    splits: pd.DataFrame,  # path, split
+    folder,  # folder that the paths are relative to
+) -> pd.DataFrame:  # with a column `digest`, empty for test photos
+    "Add the digest of each photo that is not for testing"
+    with ThreadPoolExecutor() as pool:
+        digests = pool.map(partial(_photo_digest, folder=folder), splits.itertuples())
+        return splits.assign(digest=list(digests))
 
 # %% ../nbs/01_dataset.ipynb #bbf05ada
 def _facts(path):

@@ -7,7 +7,7 @@ __all__ = ['Nearest', 'Prediction', 'default_model', 'GearClassifier', 'classifi
            'show_predictions']
 
 # %% ../nbs/08_inference.ipynb #2ff55aaa
-import base64, csv, html, os, sys, warnings
+import base64, copyreg, csv, html, os, sys, warnings
 from collections import Counter, deque
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +21,7 @@ from .photo import describe_skipped, FASTAI_RESIZES, list_photos, normalize
 from .photo import open_photo, PhotoError, SUFFIXES, thumbnail, to_pixels
 from .plots import drawable, subplots
 from .files import bundled_model
-from .model_folder import REFERENCE, ModelError, read_model, read_reference
+from .model_folder import REFERENCE, ModelError, dot_rows, read_model, read_reference
 
 # %% ../nbs/08_inference.ipynb #7a0547b4
 @dataclass(frozen=True)
@@ -163,12 +163,13 @@ class GearClassifier:
         self.threads = threads
         self.device = device
         self._sessions = {}
-        gear, self._onnx, *reference = read_model(self.folder, 'model.onnx', REFERENCE)
+        self._head = None       # weight and bias that replace the saved ones, see `adapt`
+        self.gear, self._onnx, *reference = read_model(self.folder, 'model.onnx', REFERENCE)
         self.reference = read_reference(*reference) if reference else None      # a model of format 1 has none
-        self.labels = gear['labels']
-        self.temperature = gear['temperature']
-        for name in ('size', 'mean', 'std', 'resize'): setattr(self, name, gear['preprocessing'].get(name))
-        self.threshold = gear.get('rejection_threshold') if threshold is None else threshold
+        self.labels = self.gear['labels']
+        self.temperature = self.gear['temperature']
+        for name in ('size', 'mean', 'std', 'resize'): setattr(self, name, self.gear['preprocessing'].get(name))
+        self.threshold = self.gear.get('rejection_threshold') if threshold is None else threshold
         if len(self._session(threads).get_outputs()) == 1: self.threshold = None    # an old model without similarity
 
 # %% ../nbs/08_inference.ipynb #93c4ed33
@@ -206,7 +207,8 @@ def _session(self:GearClassifier, threads):
 
 @patch
 def __reduce__(self:GearClassifier):
-    return type(self), (self.folder, self.threads, self.device, self.threshold)
+    if self._head is None: return type(self), (self.folder, self.threads, self.device, self.threshold)
+    return copyreg.__newobj__, (type(self),), self.__dict__ | dict(_sessions={})
 
 # %% ../nbs/08_inference.ipynb #7a7a8a33
 @patch
@@ -232,9 +234,21 @@ def predict_pixels(self:GearClassifier,
     threads: int = None,  # default: `self.threads`
 ) -> tuple:  # probabilities (N, classes), rejection scores, similarities, rows of the nearest photos (N,) each
     "Classify images that are already preprocessed"
-    session = self._session(self.threads if threads is None else threads)
-    logits, *more = session.run(None, {'image': normalize(pixels, self.mean, self.std)})
+    logits, *more = self._run(pixels, threads)
+    if self._head: return self._from_features(*more, self._head)
     return _softmax(logits, self.temperature), *self._compare(*more or [np.full(len(pixels), np.nan)])
+
+@patch
+def _run(self:GearClassifier, pixels, threads=None):
+    "Logits (N, classes) and features (N, F)"
+    session = self._session(self.threads if threads is None else threads)
+    return session.run(None, {'image': normalize(pixels, self.mean, self.std)})
+
+@patch
+def _from_features(self:GearClassifier, features, head):
+    "What `predict_pixels` returns, by another head than the saved one"
+    weight, bias = head
+    return _softmax(dot_rows(features, weight) + bias, self.temperature), *self._compare(features)
 
 @patch
 def _compare(self:GearClassifier, features):
@@ -307,16 +321,42 @@ def stream(self:GearClassifier,
     bs: int = 8,  # photos in a batch
 ):  # generator of `Prediction`, in the same order
     "Classify photos as they come; an unreadable photo gives a `Prediction` with an `error`"
+    return self._map_batches(self._classify, photos, bs)
+
+@patch
+def _map_batches(self:GearClassifier, function, photos, bs):
+    "Yield the items of what `function` returns for each batch, which threads compute"
     workers = self.threads or _cores()
     pending = deque()
     pool = ThreadPoolExecutor(workers)
     if self.device == 'cpu': self._session(1)       # opened once, before the threads need it
     try:
         for batch in chunked(photos, bs):
-            pending.append(pool.submit(self._classify, batch))
+            pending.append(pool.submit(function, batch))
             if len(pending) > 2*workers: yield from pending.popleft().result()
         while pending: yield from pending.popleft().result()
     finally: pool.shutdown(cancel_futures=True)
+
+# %% ../nbs/08_inference.ipynb #f8000002
+@patch
+def _features_or_errors(self:GearClassifier, photos):
+    read = [self._read_or_error(photo) for photo in photos]
+    pixels = [r[0] for r in read if not isinstance(r, PhotoError)]
+    features = iter(self._run(np.stack(pixels), 1 if self.device == 'cpu' else None)[1] if pixels else ())
+    return [r if isinstance(r, PhotoError) else next(features) for r in read]
+
+@patch
+def features(self:GearClassifier,
+    photos,  # collection of anything `open_photo` takes
+    bs: int = 8,  # photos in a batch
+) -> np.ndarray:  # (N, F), float32
+    "Return the features of photos, in the same order; raise `PhotoError` if one is unreadable"
+    if self.reference is None: raise ModelError(f'{self.folder}: a model of format 1 has no features; train it again')
+    rows = []
+    for row in self._map_batches(self._features_or_errors, photos, bs):
+        if isinstance(row, PhotoError): raise row
+        rows.append(row)
+    return np.stack(rows) if rows else np.zeros((0, self.reference.features.shape[1]), np.float32)
 
 # %% ../nbs/08_inference.ipynb #804ce26e
 _PHOTO_TYPES = (str, bytes, bytearray, memoryview, os.PathLike, np.ndarray, Image.Image)

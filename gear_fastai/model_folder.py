@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'REFERENCE', 'FILES', 'ModelError', 'restore_replaced', 'clear_leftovers', 'check_replaceable',
-           'replace_folder', 'atomic_folder', 'file_digests', 'read_checked', 'retry_if_replaced', 'read_gear',
-           'read_model', 'Reference', 'write_reference', 'read_reference']
+           'replace_folder', 'atomic_folder', 'free_name', 'keep_model', 'file_digests', 'read_checked',
+           'retry_if_replaced', 'read_gear', 'read_model', 'Reference', 'dot_rows', 'write_reference', 'read_reference']
 
 # %% ../nbs/07_model_folder.ipynb #0e299db6
-import functools, hashlib, json, math, os, shutil
+import functools, hashlib, json, math, os, shutil, warnings
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from glob import escape
@@ -98,6 +98,28 @@ def atomic_folder(
             for file in tmp.iterdir(): fsync_file(file)
         replace_folder(tmp, dest)
     finally: shutil.rmtree(tmp, ignore_errors=True)
+
+# %% ../nbs/07_model_folder.ipynb #70000002
+def _checkpoint(folder): return folder.with_name(f'{folder.name}.checkpoint')
+
+def _is_interrupted(folder): return _checkpoint(folder).exists()
+
+def free_name(
+    out,  # a model folder
+) -> Path:
+    "The first of `mine.1`, `mine.2`, … that is free"
+    names = (out.with_name(f'{out.name}.{n}') for n in range(1, 10_000))
+    return next(name for name in names if not (name.exists() or _is_interrupted(name)))
+
+# %% ../nbs/07_model_folder.ipynb #70000003
+def keep_model(
+    out,  # a model folder, or a free name
+    kept,  # where to keep the model, see `free_name`
+):
+    "Copy the model `out`, if there is one, and warn"
+    if not _is_model(out): return
+    with atomic_folder(kept) as tmp: shutil.copytree(out, tmp, dirs_exist_ok=True)
+    warnings.warn(f'{out}: a model of that name existed; it is kept as {kept}')
 
 # %% ../nbs/07_model_folder.ipynb #fc1a63b7
 FORMAT = 2  # version of gear.json
@@ -244,16 +266,36 @@ def _largest(cosines):
 # %% ../nbs/07_model_folder.ipynb #c6000002
 @dataclass
 class Reference:
-    "Features of training photos, and the probe that tells the classes from negatives"
-    features: np.ndarray  # of training photos, then of negatives, (M, F)
+    "What a model keeps of its training photos, and the probe that tells the classes from negatives"
+    features: np.ndarray  # of training photos, then of negatives, (M, F); scaled to length 1
     labels: np.ndarray  # their classes, int (M,); -1: negative
     paths: list  # their files, relative to the dataset folder
+    groups: np.ndarray = None  # group of each, such as its product group, (M,); default: each is its own
+    domains: np.ndarray = None  # where each comes from, str (M,); default: one domain
     weight: np.ndarray = None  # (C + 1, F), see `fit_rejection`; None without negatives
     bias: np.ndarray = None  # (C + 1,)
+    lengths: np.ndarray = None  # of the features before they were scaled, (M,)
 
     def __post_init__(self):
-        self.features = _unit_rows(np.asarray(self.features, np.float32))
+        features = np.asarray(self.features, np.float32)
+        if self.lengths is None: self.lengths = np.linalg.norm(features, axis=1)
+        if self.groups is None: self.groups = np.arange(len(features))
+        if self.domains is None: self.domains = np.full(len(features), '')
+        self.features = _unit_rows(features)
         self.n_photos = int((self.labels >= 0).sum())
+
+    @property
+    def raw(self) -> np.ndarray:
+        "The features as the network computes them, (M, F)"
+        return self.features*self.lengths[:, None]
+
+# %% ../nbs/07_model_folder.ipynb #c6000010
+def dot_rows(
+    x,  # (N, F)
+    y,  # (M, F)
+) -> np.ndarray:  # (N, M)
+    "Inner products of rows; `@` would start threads, which wait for those of ONNX Runtime"
+    return np.vecdot(x[:, None], y)
 
 # %% ../nbs/07_model_folder.ipynb #c6000003
 @patch
@@ -263,15 +305,11 @@ def _scores(self: Reference, cosines, margins):
     if self.weight is None: return similarity, rows, similarity
     return similarity - cosines[:, self.n_photos:].max(1) + margins, rows, similarity
 
-def _dots(x, y):
-    "Inner products of rows; `@` would start threads, which wait for those of ONNX Runtime"
-    return np.vecdot(x[:, None], y)
-
 @patch
 def _margins(self: Reference, features):
     "Margin of the second probe: the largest score of a class minus the score of none"
     if self.weight is None: return 0
-    scores = _dots(features, self.weight) + self.bias
+    scores = dot_rows(features, self.weight) + self.bias
     return scores[:, :-1].max(1) - scores[:, -1]
 
 @patch
@@ -279,19 +317,31 @@ def score(self: Reference,
     features,  # of new photos, (N, F)
 ) -> tuple:  # rejection score (N,), row of the nearest training photo (N,), cosine to it (N,)
     "Compare photos with the training photos and the negatives"
-    return self._scores(_dots(_unit_rows(features), self.features), self._margins(features))
+    return self._scores(dot_rows(_unit_rows(features), self.features), self._margins(features))
 
 # %% ../nbs/07_model_folder.ipynb #c6000005
 @patch
 def left_out_scores(self: Reference,
-    groups,  # group of each photo and negative, such as its product group, (M,)
     margins=0,  # left-out margins of `fit_rejection`, (M,)
 ) -> np.ndarray:  # rejection scores of the training photos, (number of photos,)
     "Score each training photo as if its group were not in the reference"
-    groups = np.asarray(groups)
+    groups = np.asarray(self.groups)
     cosines = self.features[:self.n_photos] @ self.features.T
     cosines[groups[:self.n_photos, None] == groups] = -1
     return self._scores(cosines, np.broadcast_to(margins, len(groups))[:self.n_photos])[0]
+
+# %% ../nbs/07_model_folder.ipynb #c6000008
+@patch
+def fit_rejection(self: Reference,
+    n_classes: int,  # C, number of classes
+    weights=None,  # weight of each row, (M,); default: `row_weights`
+) -> np.ndarray:  # left-out rejection scores of the training photos, (number of photos,)
+    "Fit the probe that tells the classes from negatives"
+    if self.n_photos == len(self.labels): return self.left_out_scores()
+    from gear_fastai.probe import fit_rejection, row_weights        # SciPy, which prediction does not need
+    if weights is None: weights = row_weights(self.labels, self.domains)
+    self.weight, self.bias, margins = fit_rejection(self.raw, self.labels, n_classes, self.groups, weights)
+    return self.left_out_scores(margins)
 
 # %% ../nbs/07_model_folder.ipynb #c7000002
 def write_reference(
@@ -299,8 +349,10 @@ def write_reference(
     reference: Reference,  # to store
 ):
     "Write reference features; those read back are rounded to half precision"
+    names = json.dumps(dict(paths=list(reference.paths), domains=list(map(str, reference.domains))))
     arrays = dict(features=reference.features.astype(np.float16), labels=np.asarray(reference.labels, np.int32),
-                  paths=np.frombuffer(json.dumps(list(reference.paths)).encode(), np.uint8))
+                  groups=np.asarray(reference.groups, np.int32), lengths=np.asarray(reference.lengths, np.float32),
+                  names=np.frombuffer(names.encode(), np.uint8))
     if reference.weight is not None:
         arrays |= {name: np.asarray(getattr(reference, name), np.float32) for name in ('weight', 'bias')}
     Path(path).write_bytes(save(arrays))
@@ -311,5 +363,5 @@ def read_reference(
 ) -> Reference:
     "Read reference features"
     arrays = load(content)
-    paths = json.loads(arrays.pop('paths').tobytes())
-    return Reference(paths=paths, **arrays)
+    names = json.loads(arrays.pop('names').tobytes())
+    return Reference(paths=names['paths'], domains=np.array(names['domains'], object), **arrays)

@@ -143,12 +143,12 @@ def fit_ridge(
     n_classes: int,  # C, number of classes
     groups,  # group of each row, (N,), such as its product group
     alphas: tuple = ALPHAS,  # ridge penalties per row to choose from
-    domains=None,  # where each row comes from, (N,), see `row_weights`
+    weights=None,  # weight of each row, (N,); default: `row_weights(y)`
 ) -> tuple:  # weight (C, F) and bias (C,) of a dense layer; left-out logits (N, C)
     "Fit a class-balanced linear probe; left-out predictions choose `alpha` and scale the logits"
     x = np.asarray(x, dtype=float)
     one_hot = np.eye(n_classes)[np.asarray(y)]
-    weights = row_weights(y, domains)
+    if weights is None: weights = row_weights(y)
     mean, scale = _mean_scale(x, weights)
     fits = [_fit_logits((x - mean)/scale, one_hot, groups, weights, alpha) for alpha in alphas]
     losses = np.array([weights*_cross_entropy(logits, one_hot) for *_, logits in fits])
@@ -163,13 +163,13 @@ def fit_rejection(
     y,  # classes, int (N,); -1: none of the classes
     n_classes: int,  # C, number of classes
     groups,  # group of each row, (N,)
-    domains=None,  # where each row comes from, (N,), see `row_weights`
+    weights=None,  # weight of each row, (N,); default: `row_weights(y)`
     alpha: float = 1.,  # ridge penalty per row
 ) -> tuple:  # weight (C + 1, F) and bias (C + 1,) of a dense layer; left-out margins (N,)
     "Fit a linear probe whose last output stands for none of the classes"
     x = np.asarray(x, dtype=float)
     one_hot = np.eye(n_classes + 1)[np.asarray(y)]          # -1 is the last one
-    weights = row_weights(y, domains)
+    if weights is None: weights = row_weights(y)
     mean, scale = _mean_scale(x, weights)
     weight, bias, scores = _fit_scores((x - mean)/scale, one_hot, groups, weights, alpha)
     weight = weight/scale

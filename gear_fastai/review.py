@@ -9,13 +9,12 @@ __all__ = ['EXCLUDED', 'COLUMNS', 'UNUSUAL', 'JOURNAL', 'LOG', 'DecisionLog', 'd
 # %% ../nbs/11b_review.ipynb #63335797
 import csv, hashlib, io, json, os, socket, threading, warnings
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path, PurePosixPath
 import numpy as np
-from fastcore.basics import chunked, patch
+from fastcore.basics import patch
 from scipy.stats import binomtest
 from .files import atomic_write, disk_errors
 from .photo import list_photos, PhotoError
@@ -24,52 +23,9 @@ from .dataset import _place, _printable, _split_classes
 from .dataset import DataError, earlier_splits, file_digest, MANIFEST, NONE, product_id
 from .dataset import split_dataset, write_splits
 from .model_folder import ModelError
-from .probe import fit_ridge
-from .inference import classifier, GearClassifier, Nearest
-
-# %% ../nbs/11b_review.ipynb #8c93894c
-if not hasattr(GearClassifier, 'adapt'):  # stand-in until gear_fastai.adapt is there
-    import copy
-    from gear_fastai.inference import _softmax
-    from gear_fastai.photo import normalize
-    @patch
-    def features(self: GearClassifier, photos):
-        read = [self._read(photo)[0] for photo in photos]
-        return self._session(1).run(['features'], {'image': normalize(np.stack(read), self.mean, self.std)})[0]
-    @patch
-    def _fit(self: GearClassifier):
-        ref = self.reference
-        n = ref.n_photos
-        self._w, self._b, _ = fit_ridge(ref.features[:n], ref.labels[:n], len(self.labels), ref.groups[:n], domains=ref.domains[:n])
-    @patch
-    def predict_features(self: GearClassifier, x):
-        _fill(self)
-        u = x/np.linalg.norm(x, axis=1, keepdims=True)
-        probabilities = _softmax(u @ self._w.T + self._b, 1)
-        return [self._prediction(None, None, *o) for o in zip(probabilities, *self._compare(x.astype(np.float32)))]
-    def _fill(clf):
-        ref = clf.reference
-        if not hasattr(ref, 'groups'):
-            ref.groups = np.arange(len(ref.labels)); ref.domains = ['']*len(ref.labels); ref.raw = ref.features
-        if not hasattr(clf, '_w'): clf._fit()
-    @patch
-    def adapt(self: GearClassifier, x, labels, groups=None, most=10., paths=None):
-        _fill(self)
-        new = copy.copy(self)
-        new.labels = list(dict.fromkeys([*self.labels, *[l for l in labels if l != NONE]]))
-        ref = copy.copy(self.reference)
-        keep = np.array([l != NONE for l in labels])
-        y = np.array([new.labels.index(l) for l in labels if l != NONE], int)
-        u = x[keep]/np.linalg.norm(x[keep], axis=1, keepdims=True)
-        n = ref.n_photos
-        ref.labels = np.concatenate([ref.labels[:n], y, ref.labels[n:]])
-        ref.raw = ref.features = np.concatenate([ref.features[:n], u, ref.features[n:]]).astype(np.float32)
-        ref.paths = [*ref.paths[:n], *np.array(paths, object)[keep], *ref.paths[n:]]
-        ref.groups = np.arange(len(ref.labels)); ref.domains = ['']*n + ['new']*len(y) + ['']*(len(ref.labels) - n - len(y))
-        ref.n_photos = n + len(y)
-        new.reference = ref
-        new._fit()
-        return new
+from .probe import fit_ridge, row_weights
+from .inference import classifier, Nearest, _softmax
+import gear_fastai.adapt  # adds `GearClassifier.adapt`
 
 # %% ../nbs/11b_review.ipynb #fcb369c0
 EXCLUDED = '_excluded'  # label, and folder, of photos that are not to be used
@@ -278,19 +234,6 @@ def list_to_review(
     df = _labeled(folder, [path for path in paths if '\n' not in path], _earlier(folder))
     return dict(zip(df.path, df.label))
 
-# %% ../nbs/11b_review.ipynb #eb86f356
-def _features_or_errors(clf, files):
-    "Features of each photo, or the `PhotoError`"
-    try: return list(clf.features(files))
-    except PhotoError as e:
-        if len(files) == 1: return [e]
-    return [x for file in files for x in _features_or_errors(clf, [file])]
-
-def _read_features(clf, files):
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        parts = pool.map(lambda part: _features_or_errors(clf, part), chunked(files, 8))
-        return [x for part in parts for x in part]
-
 # %% ../nbs/11b_review.ipynb #1462c44e
 JOURNAL = '.review.json'  # what `apply` did, for `revert`
 
@@ -361,11 +304,6 @@ class ReviewItem:
 # %% ../nbs/11b_review.ipynb #231b0fab
 LOG = 'labels.csv'
 
-def _adaptable(model):
-    clf = classifier(model)
-    if clf.reference is not None: return clf
-    raise ModelError(f'{clf.folder}: a model of format 1 cannot be adapted; train it again')
-
 class ReviewSession:
     "Decide photo after photo while the model adapts in the background"
     def __init__(self,
@@ -377,7 +315,8 @@ class ReviewSession:
     ):
         self.folder = _expand(folder)
         _check_folder(self.folder)
-        self.base = self.classifier = _adaptable(model)
+        self.base = self.classifier = classifier(model)
+        self.base.head  # raises `ModelError` if the model can't be adapted
         self.every = every
         self.seed = seed
         self._set_up()
@@ -393,7 +332,6 @@ def _set_up(self: ReviewSession):
     self._features = None       # (N, F)
     self._predictions = {}      # path → `Prediction`
     self._values = {}           # path → value and reason
-    self._left_out = {}         # path → class that is predicted without its product group
     self._trained = set()       # paths that the classifier was adapted on
     self._decisions = []        # (path, label), in order
     self._trail = []            # paths in the order in which they were shown
@@ -442,13 +380,45 @@ def __enter__(self: ReviewSession): return self
 @patch
 def __exit__(self: ReviewSession, *error): self.close()
 
+# %% ../nbs/11b_review.ipynb #200705bb
+_SAME = .9995  # cosine similarity of two files of one photo
+
+def _unit_rows(x): return x/np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+def _left_out_probabilities(clf):
+    "Probabilities (M, C) of the training photos by fits without their group"
+    ref = clf.reference
+    photos = slice(ref.n_photos)
+    weights = row_weights(ref.labels[photos], ref.domains[photos])
+    logits = fit_ridge(ref.raw[photos], ref.labels[photos], len(clf.labels), ref.groups[photos], weights=weights)[2]
+    return _softmax(logits, clf.temperature)
+
+def _nearest_others(clf, cosines, rows):
+    "The nearest training photo that is not in the group of the training photos `rows`"
+    groups = clf.reference.groups[:clf.reference.n_photos]
+    others = np.where(groups[rows][:, None] == groups, -1, cosines)
+    return [clf._nearest(row, x[row]) for row, x in zip(others.argmax(1), others)]
+
+def _honest_predictions(clf, x):
+    "Predictions from features, left-out ones for training photos"
+    predictions = clf.predict_features(x)
+    seen = [i for i, p in enumerate(predictions) if p.similarity > _SAME]
+    if not seen: return predictions
+    cosines = _unit_rows(x[seen]) @ clf.reference.features[:clf.reference.n_photos].T
+    rows = cosines.argmax(1)
+    probabilities = _left_out_probabilities(clf)[rows].tolist()
+    for i, shares, nearest in zip(seen, probabilities, _nearest_others(clf, cosines, rows)):
+        predictions[i] = replace(predictions[i], probabilities=dict(zip(clf.labels, shares)),
+                                 confidence=max(shares), nearest=nearest)
+    return predictions
+
 # %% ../nbs/11b_review.ipynb #6984563f
 @patch
 def refresh(self: ReviewSession) -> int:  # number of new photos
     "Add photos that are new in the folder"
     listed = list_to_review(self.folder)
     new = [path for path in listed if path not in self._row and path not in self.unreadable]
-    found = _read_features(self.base, [self.folder/path for path in new])
+    found = self.base._rows_of([self.folder/path for path in new])
     with self._lock:
         self._old |= listed
         self._add(new, found)
@@ -465,11 +435,11 @@ def _add(self: ReviewSession, paths, found):
 
 # %% ../nbs/11b_review.ipynb #61056dbc
 @patch
-def _predict(self: ReviewSession):
-    "Predict all photos and value them"
+def _predict(self: ReviewSession, predictions=None):
+    "Take over predictions of all photos and value them"
     paths = list(self._row)
     if not paths: return
-    predictions = self.classifier.predict_features(self._features)
+    if predictions is None: predictions = _honest_predictions(self.classifier, self._features)
     self._predictions = dict(zip(paths, predictions))
     self._values = {path: review_value(self._predictions[path], self._old.get(path)) for path in paths}
 
@@ -513,8 +483,7 @@ def _open_paths(self: ReviewSession):
 
 @patch
 def _unit(self: ReviewSession, paths):
-    x = self._features[[self._row[path] for path in paths]]
-    return x/np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    return _unit_rows(self._features[[self._row[path] for path in paths]])
 
 @patch
 def _closest(self: ReviewSession, paths, others):
@@ -710,52 +679,43 @@ def _test_paths(folder):
 def _to_train_on(self: ReviewSession):
     "Path → label of the decided photos that a model may be trained on"
     test = _test_paths(self.folder)
-    return {path: label for path, label in self.decided.items() if label != EXCLUDED and path not in test}
+    decided = {path: label for path, label in self.decided.items() if label != EXCLUDED and path not in test}
+    return self._without_copies(decided)
+
+@patch
+def _without_copies(self: ReviewSession, decided):
+    "Keep the last decision on files of one photo"
+    unit = self._unit(list(decided))
+    later_copy = np.triu(unit @ unit.T > _SAME, 1).any(1)
+    return {path: label for (path, label), drop in zip(decided.items(), later_copy) if not drop}
+
+@patch
+def _adapted(self: ReviewSession, decided):
+    "The first model, adapted to decisions"
+    if not decided: return self.base
+    x = self._features[[self._row[path] for path in decided]]
+    groups = _groups(x, [f'{label}/{Path(path).name}' for path, label in decided.items()])
+    return self.base.adapt(x, list(decided.values()), groups=groups, paths=list(decided))
 
 @patch
 def _adapt_once(self: ReviewSession):
-    with self._lock:
-        decided = self._to_train_on()
-        rows = [self._row[path] for path in decided]
-        x = self._features[rows]
-    paths = list(decided)
-    groups = _groups(x, [f'{label}/{Path(path).name}' for path, label in decided.items()])
-    clf = self.base.adapt(x, list(decided.values()), groups=groups, paths=paths) if paths else self.base
-    predictions = clf.predict_features(self._features)
-    left_out = _left_out_classes(self.base, x, list(decided.values()), groups)
-    self._swap(clf, predictions, decided, dict(zip(paths, left_out)))
-
-@patch
-def _swap(self: ReviewSession, clf, predictions, decided, left_out):
+    with self._lock: decided = self._to_train_on()
+    clf = self._adapted(decided)
+    predictions = _honest_predictions(clf, self._features)
     with self._lock:
         self.classifier = clf
         self._trained = set(decided)
         self._adapted_to = sorted(decided.items())
-        self._left_out = left_out
-        self._predict()
+        self._predict(predictions if len(predictions) == len(self._row) else None)
         self.version += 1
 
 # %% ../nbs/11b_review.ipynb #94af1058
 def _groups(x, names):
     "Number the groups of photos with similar features or the same product"
-    unit = x/np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    unit = _unit_rows(x)
     products = np.unique([product_id(name) for name in names], return_inverse=True)[1]
     alike = (unit @ unit.T > _ALIKE) | (products[:, None] == products)
     return _components(np.argwhere(np.triu(alike, 1)), len(x))
-
-def _left_out_classes(clf, x, labels, groups):
-    "Classes that are predicted for photos by fits without their group; None for pictures of none"
-    known = [label != NONE for label in labels]
-    if not any(known): return [None]*len(labels)
-    classes = list(dict.fromkeys([*clf.labels, *np.array(labels, object)[known]]))
-    ref = clf.reference
-    n = ref.n_photos
-    y = np.concatenate([ref.labels[:n], [classes.index(label) for label in labels if label != NONE]])
-    group = np.concatenate([ref.groups[:n], groups[known] + ref.groups.max() + 1])
-    domains = [*ref.domains[:n], *['review']*sum(known)]
-    logits = fit_ridge(np.concatenate([ref.raw[:n], x[known]]), y, len(classes), group, domains=domains)[2]
-    found = iter(classes[i] for i in logits[n:].argmax(1))
-    return [next(found) if is_known else None for is_known in known]
 
 # %% ../nbs/11b_review.ipynb #74759842
 @patch
@@ -766,7 +726,7 @@ def _sample(self: ReviewSession):
         if path in self.gone: continue
         if path not in decided: return
         if decided[path] not in (NONE, EXCLUDED):
-            yield path, decided[path], self._left_out.get(path) or self._predictions[path].top1
+            yield path, decided[path], self._predictions[path].top1
 
 @patch
 def estimate(self: ReviewSession) -> dict:  # accuracy, ci95, n; None if no random photo is decided
@@ -774,7 +734,7 @@ def estimate(self: ReviewSession) -> dict:  # accuracy, ci95, n; None if no rand
     right = [label == predicted for _, label, predicted in self._sample()]
     if not right: return None
     found = binomtest(sum(right), len(right))
-    return dict(accuracy=found.statistic, ci95=tuple(found.proportion_ci(method='wilson')), n=len(right))
+    return dict(accuracy=found.statistic, ci95=tuple(map(float, found.proportion_ci(method='wilson'))), n=len(right))
 
 @patch
 def progress(self: ReviewSession) -> dict:
@@ -911,9 +871,7 @@ def apply(self: ReviewSession) -> dict:  # number of photos `moved` in all, of t
 @patch
 def _rename(self: ReviewSession, place):
     "Give photos their new paths"
-    def renamed(items): return {place.get(path, path): x for path, x in items.items()}
-    self._row = renamed(self._row)
-    self._left_out = renamed(self._left_out)
+    self._row = {place.get(path, path): row for path, row in self._row.items()}
     self._decisions = [(place.get(path, path), label) for path, label in self._decisions]
     self._trail = [place.get(path, path) for path in self._trail]
     self._trained = {place.get(path, path) for path in self._trained}
@@ -958,8 +916,8 @@ def save(self: ReviewSession,
 ) -> Path:
     "Save the model, adapted to all decisions"
     self._adapt_now()
-    self.classifier.save(dest)
-    return Path(dest)
+    for photo in getattr(self.classifier, '_added', []): photo.file = photo.file or self.folder/photo.path
+    return self.classifier.save(dest)
 
 @patch
 def _adapt_now(self: ReviewSession):
@@ -967,8 +925,6 @@ def _adapt_now(self: ReviewSession):
     if self._error: raise ModelError(f'the model could not be adapted: {self._error}')
 
 # %% ../nbs/11b_review.ipynb #ad38cdb0
-_SAME = .999  # cosine similarity of the same picture
-
 @patch
 def _test_truth(self: ReviewSession):
     "(path, class) of the photos in the test split"
@@ -1011,4 +967,5 @@ def compare(self: ReviewSession) -> dict:  # photos, n, old, new, difference, ci
     if not rows: raise DataError(f'{self.folder}: no photos to compare on yet; decide some more')
     old, new = np.array(rows).T
     difference, interval = paired_difference(old, new)
-    return dict(photos=kind, n=len(rows), old=old.mean(), new=new.mean(), difference=difference, ci95=interval)
+    return dict(photos=kind, n=len(rows), old=float(old.mean()), new=float(new.mean()),
+                difference=difference, ci95=interval)

@@ -6,7 +6,7 @@
 __all__ = ['run_recipe']
 
 # %% ../nbs/07c_training.ipynb #1ac8453e
-import shutil, sys, warnings
+import sys, warnings
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,21 +14,18 @@ import pandas as pd
 from fastai.vision.all import *
 from timm.utils import unwrap_model
 from .augment import Augment
-from .dataset import NONE, DataError, ensure_splits, is_none
+from .dataset import NONE, DataError, ensure_splits, fingerprint, is_none
 from .loaders import dataloaders
-from .learner import best_epoch, photo_learner
+from .history import best_epoch
+from .learner import photo_learner
 from .distributed import RankTrainer, from_rank0, on_all_ranks, share_features
-from .model_folder import _is_model, atomic_folder, check_replaceable
-from .model_folder import clear_leftovers, read_gear, replace_folder
-from .export import fingerprint, save_classifier, write_card
+from .model_folder import _checkpoint, _is_interrupted, _is_model, check_replaceable
+from .model_folder import clear_leftovers, free_name, keep_model, read_gear, replace_folder
+from .export import save_classifier, write_card
 from .checkpoint import CheckpointError, SaveBest, check_settings, load_network
 
 # %% ../nbs/07c_training.ipynb #b948b9d3
-def _checkpoint(folder): return folder.with_name(f'{folder.name}.checkpoint')
-
 def _new(out): return out.with_name(f'{out.name}.new')
-
-def _is_interrupted(folder): return _checkpoint(folder).exists()
 
 # %% ../nbs/07c_training.ipynb #56024300
 def _run_folder(out, resume):
@@ -36,12 +33,6 @@ def _run_folder(out, resume):
     if resume and _is_interrupted(_new(out)): return _new(out)
     if resume and _is_interrupted(out): return out
     return _new(out) if _is_model(out) or _is_interrupted(out) else out
-
-# %% ../nbs/07c_training.ipynb #feb3b624
-def _free_name(out):
-    "The first of `mine.1`, `mine.2`, … that is free"
-    names = (out.with_name(f'{out.name}.{n}') for n in range(1, 10_000))
-    return next(name for name in names if not (name.exists() or _is_interrupted(name)))
 
 # %% ../nbs/07c_training.ipynb #4e92619c
 def _keep_checkpoint(folder, kept):
@@ -52,22 +43,17 @@ def _keep_checkpoint(folder, kept):
 # %% ../nbs/07c_training.ipynb #17567f27
 def _make_way(dest, out):
     "Keep what an interrupted run left in `dest`"
-    kept = _free_name(out)
+    kept = free_name(out)
     if _is_model(dest): dest.rename(kept)
     _keep_checkpoint(dest, kept)
     if dest != out: dest.mkdir(exist_ok=True)
 
 # %% ../nbs/07c_training.ipynb #ad772ba5
-def _keep_model(out, kept):
-    if not _is_model(out): return
-    with atomic_folder(kept) as tmp: shutil.copytree(out, tmp, dirs_exist_ok=True)
-    warnings.warn(f'{out}: a model of that name existed; it is kept as {kept}')
-
 def _promote(dest, out):
     "Move the model `dest` to `out`; keep what was there"
     if dest == out: return
-    kept = _free_name(out)
-    _keep_model(out, kept)
+    kept = free_name(out)
+    keep_model(out, kept)
     _keep_checkpoint(out, kept)
     write_card(dest, out.name)
     replace_folder(dest, out)

@@ -8,7 +8,7 @@ __all__ = ['BUNDLED', 'WithFeatures', 'write_onnx', 'frozen_forward', 'head_para
            'TransferLearner', 'mix_weights', 'WiseFT', 'FrozenNorms', 'split_parameters', 'transfer_learner']
 
 # %% ../nbs/05_transfer.ipynb #2bb5a8a7
-import difflib, io, json, time, warnings
+import difflib, io, json, math, time, warnings
 from copy import deepcopy
 from unittest import mock
 import onnxruntime, requests, timm, torch.onnx
@@ -19,7 +19,7 @@ from .distributed import from_rank0
 from .learner import check_labels, photo_learner, photo_size
 from .dataset import photo_domains
 from .files import bundled_model
-from .probe import ALPHAS, choose_alpha, fit_ridge
+from .probe import ALPHAS, fit_ridge, row_weights
 
 # %% ../nbs/05_transfer.ipynb #30eb40f1
 class WithFeatures(nn.Module):
@@ -396,7 +396,7 @@ def fit_head(self: TransferLearner,
     train, valid, *more = self.features(plain, self.dls.valid, *[augmented]*(views - 1))
     x, y = (torch.cat(parts) for parts in zip(train, *more))
     groups, domains = (np.tile(column, views) for column in _train_rows(self.dls))
-    probe = fit_ridge(x, y, self.model.num_classes, groups, alphas, domains)
+    probe = fit_ridge(x, y, self.model.num_classes, groups, alphas, row_weights(y, domains))
     weight, bias, left_out = map(torch.from_numpy, probe)
     set_head(self.model, weight, bias)
     left_out = left_out[:len(train[1])]         # those of the photos themselves
@@ -419,15 +419,15 @@ class WiseFT(Callback):
     "Validate interpolated weights in each epoch, and end the fit with the best"
     order = 12  # after `RankTrainer`
     def __init__(self,
-        mixes: tuple = (.25, .5),  # shares of the trained weights to choose from, ascending
+        mixes: tuple = (.25, .5),  # shares of the trained weights to choose from besides 0, ascending
     ): self.mixes = mixes
 
     def before_fit(self):
         self.params = [param for param in self.model.parameters() if param.requires_grad]
         self.start = self._weights()
         self.tuned = None  # trained weights, while the model has interpolated ones
-        self.start_loss = from_rank0(lambda: float(self._losses(0).mean()))
-        self.best = dict(loss=self.start_loss, mix=0, row=self.recorder.current, weights=self.start)
+        self.start_losses = from_rank0(lambda: self._losses(0).tolist())
+        self.best = dict(loss=float(np.mean(self.start_losses)), mix=0, row=self.recorder.current, weights=self.start)
 
     def _weights(self): return [param.detach().clone() for param in self.params]
 
@@ -456,12 +456,14 @@ def _losses(self: WiseFT, mix):
 # %% ../nbs/05_transfer.ipynb #5e63d568
 @patch
 def _choose_mix(self: WiseFT):
-    "The smallest `mix` within one standard error of the best, or 0, and its validation loss"
-    losses = np.nan_to_num([self._losses(mix) for mix in self.mixes], nan=1e9, posinf=1e9)
-    groups = np.arange(losses.shape[1])
-    i = choose_alpha(losses, groups, alphas=[1 - mix for mix in self.mixes])
-    loss = float(losses[i].mean())
-    return (self.mixes[i], loss) if loss < self.start_loss else (0, self.start_loss)
+    "The smallest `mix` that is not clearly worse than the best, and its validation loss"
+    mixes = [0, *self.mixes]
+    losses = [self.start_losses, *map(self._losses, self.mixes)]
+    losses = np.nan_to_num(losses, nan=1e9, posinf=1e9)
+    excess = losses - losses[losses.mean(1).argmin()]
+    standard_error = excess.std(1)/math.sqrt(excess.shape[1])
+    i = np.flatnonzero(excess.mean(1) <= standard_error)[0]
+    return mixes[i], float(losses[i].mean())
 
 @patch
 def before_validate(self: WiseFT):
@@ -475,7 +477,7 @@ def before_validate(self: WiseFT):
 # %% ../nbs/05_transfer.ipynb #40443ec3
 @patch
 def state_dict(self: WiseFT):
-    return dict(start=self.start, start_loss=self.start_loss, tuned=self.tuned, best=self.best)
+    return dict(start=self.start, start_losses=self.start_losses, tuned=self.tuned, best=self.best)
 
 @patch
 def load_state_dict(self: WiseFT, state: dict):
