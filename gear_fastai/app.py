@@ -30,6 +30,12 @@ _TEMPLATE = """{% extends 'voila/templates/lab/index.html.j2' %}
 {% block notebook_css %}
 {% for line in super().splitlines() if not ('<link' in line and '//' in line) %}{{ line }}
 {% endfor %}
+<script>
+  if (!/\\b_xsrf=/.test(document.cookie)) {
+    const token = Array.from(crypto.getRandomValues(new Uint8Array(16)), b => b.toString(16).padStart(2, '0')).join('')
+    document.cookie = `_xsrf=${token}; path=/; SameSite=Strict`
+  }
+</script>
 {% endblock %}
 """
 

@@ -172,12 +172,13 @@ function render({ model, el }) {
     state = message
     tell(message.error ?? message.progress?.error ?? message.progress?.warning ?? '')
     root.classList.toggle('gear-closed', !message.progress)
+    status.textContent = ''
     if (!message.progress) return ask({ kind: 'hello' }, 3 * PAUSE)             // try again: another page may have the folder
     const hadFocus = !root.contains(document.activeElement) ? document.activeElement === document.body : document.activeElement.closest('.gear-panel')
     if (moved) find('')
     else showClasses()
     showItem(message.item)
-    showProgress(message.progress, message.note)
+    showProgress(message.progress)
     recent.replaceChildren(...message.recent.map(showDecision))
     undo.disabled = !message.recent.length
     apply.textContent = message.applied ? 'Revert' : 'Apply to dataset'
@@ -188,12 +189,12 @@ function render({ model, el }) {
     if (missing.length) send({ kind: 'look', keys: missing })
     if (message.plan) askApply()
   }
-  const showProgress = (progress, note) => {
+  const showProgress = progress => {
     bar.max = Math.max(progress.n, 1)
     bar.value = progress.decided
     const improving = progress.adapting ? 'improving…' : progress.version > state.progress.version ? 'predictions updated' : ''
     state.progress = progress
-    status.textContent = [progress.text, improving, note].filter(Boolean).join(' · ')
+    status.textContent = [progress.text, improving, state.note].filter(Boolean).join(' · ')
     if (progress.adapting) ask({ kind: 'poll' })
   }
   const showItem = item => {

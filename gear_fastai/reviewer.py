@@ -46,6 +46,7 @@ def session(self: GearReviewer) -> ReviewSession:
         self._session = _SESSIONS[folder] = ReviewSession(**self._arguments)
     return self._session
 
+# %% ../nbs/11c_reviewer.ipynb #1be3ac6b
 @patch
 def close_session(self: GearReviewer):
     "Wait for the model to adapt, and give the folder free for other reviewers"
@@ -73,12 +74,14 @@ _REASONS = {
     'looks right': 'The prediction is probably right',
 }
 
+# %% ../nbs/11c_reviewer.ipynb #3e55973b
 def _choices(item, labels):
     "(class, probability) of the choices: the most probable classes, and the present label"
     top = list(item.top[:5])
     if item.label in labels and item.label not in dict(top): top[4:] = [(item.label, 0.)]
     return top
 
+# %% ../nbs/11c_reviewer.ipynb #61a1f043
 def _shown(item, labels, files):
     "What the page shows of a photo"
     near = item.nearest
@@ -102,6 +105,7 @@ def _pictures(self: GearReviewer):
         if near and near.is_file(): files[f'nearest {item.nearest.path}'] = near
     return files | {f'thumb {path}': self._arguments['folder']/path for path, _ in self._recent()}
 
+# %% ../nbs/11c_reviewer.ipynb #3e2eaae1
 @patch
 def _recent(self: GearReviewer):
     "(path, label) of the last decisions, the last one first"
@@ -133,12 +137,15 @@ def _state(self: GearReviewer, **more):
 @patch
 def _hello(self: GearReviewer): self.session.refresh()
 
+# %% ../nbs/11c_reviewer.ipynb #8638d8c8
 @patch
 def _decide(self: GearReviewer, path, label): self.session.decide(path, label)
 
+# %% ../nbs/11c_reviewer.ipynb #ab9c84a9
 @patch
 def _undo(self: GearReviewer): self.session.undo()
 
+# %% ../nbs/11c_reviewer.ipynb #33979008
 @patch
 def _go(self: GearReviewer, step): self.session.go(1 if step > 0 else -1)
 
@@ -147,19 +154,21 @@ def _go(self: GearReviewer, step): self.session.go(1 if step > 0 else -1)
 def _plan(self: GearReviewer):
     tops = Counter(dest.split('/')[0] for _, dest in self.session.moves())
     where = ', '.join(f'{n} to {name}' for name, n in sorted(tops.items())) or 'none'
-    plan = f'Photos that move: {where}. The decisions are also written to the split, if there is one.'
-    return dict(plan=plan)
+    return dict(plan=f'Photos that move: {where}. A split is updated, too.')
 
+# %% ../nbs/11c_reviewer.ipynb #2e714290
 @patch
 def _apply(self: GearReviewer): return dict(note=f'{self.session.apply()["moved"]} photos moved')
 
+# %% ../nbs/11c_reviewer.ipynb #49ef6fbd
 @patch
 def _revert(self: GearReviewer): return dict(note=f'{self.session.revert()["moved"]} photos moved back')
 
 # %% ../nbs/11c_reviewer.ipynb #04659180
 @patch
 def _save(self: GearReviewer, name):
-    if Path(name).name != name or name.startswith('.'): raise ValueError(f'{name}: not a valid name for a folder')
+    invalid = Path(name).name != name or name.startswith('.')
+    if invalid: raise ValueError(f'{name}: not a valid name for a folder')
     if (self._models/name).exists(): raise ValueError(f'{name}: already there; choose another name')
     self.session.save(self._models/name)
     return dict(note=f'saved: {self._models/name}')
@@ -172,7 +181,7 @@ def _verdict(difference, low, high):
 @patch
 def _compare(self: GearReviewer):
     found = self.session.compare()
-    scores = f'Accuracy on {found["n"]} photos ({found["photos"]}): {found["old"]:.1%} before, {found["new"]:.1%} now.'
+    scores = 'Accuracy on {n} photos ({photos}): {old:.1%} before, {new:.1%} now.'.format(**found)
     return dict(card=[scores, _verdict(found['difference'], *found['ci95'])])
 
 # %% ../nbs/11c_reviewer.ipynb #35f8dc68
