@@ -84,7 +84,7 @@ def _write(self: DecisionLog, line):
     size = os.fstat(self._fd).st_size
     try:
         with disk_errors(self.file, 'the decision does not count'):
-            if os.write(self._fd, line) < len(line): os.write(self._fd, b'')
+            while line: line = line[os.write(self._fd, line):]
             os.fsync(self._fd)
     except BaseException:
         os.ftruncate(self._fd, size)
