@@ -200,6 +200,7 @@ function render({ model, el }) {
   const showItem = item => {
     for (const b of [none, exclude, fresh, forth]) b.disabled = !item
     panel.hidden = !item
+    nearest.replaceChildren()
     if (!item) return
     const old = item.label ? `labeled ${item.label}` : 'no label yet'
     about.replaceChildren(tag('strong', { textContent: item.reason }), tag('div', { textContent: `${item.name}, ${old}` }),
@@ -210,7 +211,6 @@ function render({ model, el }) {
       b.append(aria(tag('kbd', { textContent: i + 1 }), { hidden: true }), tag('span', { textContent: label }), meter, tag('span', { textContent: percent(p) }))
       return aria(b, { keyshortcuts: i + 1, pressed: label === item.decided })
     }))
-    nearest.replaceChildren()
     if (!item.nearest) return
     nearest.append(tag('span', { className: 'gear-frame' }), tag('span', { textContent: `because it looks like this one: ${item.nearest}` }))
   }

@@ -23,6 +23,7 @@ def folder(tmp_path):
 def open_page(browser, url, **kw):
     page = browser.new_context(**dict(viewport=dict(width=1280, height=900)) | kw).new_page()
     page.complaints = []
+    page.on('pageerror', lambda e: page.complaints.append(str(e)))
     page.on('console', lambda m: page.complaints.append(m.text) if m.type == 'error' else None)
     page.goto(url)
     ready(page)
@@ -148,6 +149,18 @@ def test_save_and_compare(page, folder):
     assert (folder.parent/'models/improved/gear.json').is_file()
     click(page, 'Compare')
     page.wait_for_function("() => document.querySelector('.gear-card').innerText || document.querySelector('.gear-notice').innerText", timeout=60_000)
+
+
+def test_all_photos_decided(browser, voila):
+    page = open_page(browser, voila)
+    for _ in range(12): press(page, 'Enter')
+    assert page.locator(STAGE).inner_text() == 'All photos are decided.' and not page.locator('.gear-panel').is_visible()
+    page.wait_for_function("() => document.querySelectorAll('.gear-recent img').length === 12", timeout=60_000)
+    click(page, 'Compare')
+    assert 'Accuracy on' in page.locator('.gear-card').inner_text() and not page.complaints and not notice(page)
+    press(page, 'ArrowLeft')
+    assert page.locator('.gear-decided').is_visible()
+    page.context.close()
 
 
 def test_a_page_that_is_opened_again_continues(browser, voila, folder):
