@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EXCLUDED', 'COLUMNS', 'UNUSUAL', 'JOURNAL', 'LOG', 'DecisionLog', 'decisions_in', 'ReviewLock', 'review_value',
-           'random_order', 'list_to_review', 'ReviewItem', 'ReviewSession', 'paired_difference']
+           'review_gains', 'random_order', 'list_to_review', 'ReviewItem', 'ReviewSession', 'paired_difference']
 
 # %% ../nbs/11b_review.ipynb #63335797
 import csv, hashlib, io, json, os, socket, threading, warnings
@@ -207,6 +207,16 @@ def review_value(
     unusual = p.similarity is not None and p.similarity < UNUSUAL
     return value, 'unusual' if unusual else 'looks right'
 
+# %% ../nbs/11b_review.ipynb #f3f53b93
+def review_gains(
+    x,  # features of the photos, rows of length 1 around the mean, (N, F)
+    shown,  # features of the photos that were shown before, likewise, (M, F)
+    uncertainty,  # of each photo, 0 to 1, (N,)
+) -> np.ndarray:  # (N,)
+    "Return how much uncertainty a decision on each photo touches, beyond the photos shown before"
+    covered = np.maximum(x @ shown.T, 0).max(1, initial=0)
+    return np.maximum(x @ x.T - covered, 0) @ uncertainty
+
 # %% ../nbs/11b_review.ipynb #e240ee09
 def _random_key(path, seed): return hashlib.blake2b(f'{seed} {_printable(path)}'.encode(), digest_size=8).digest()
 
@@ -329,9 +339,10 @@ def _set_up(self: ReviewSession):
     self.gone = []              # paths that were deleted during the review
     self._old = {}              # path → label, of all photos
     self._row = {}              # path → row in the features
-    self._features = None       # (N, F)
+    self._features = np.zeros((0, self.base.reference.features.shape[1]), np.float32)
     self._predictions = {}      # path → `Prediction`
     self._values = {}           # path → value and reason
+    self._mean = self.base.reference.raw[:self.base.reference.n_photos].mean(0)
     self._trained = set()       # paths that the classifier was adapted on
     self._decisions = []        # (path, label), in order
     self._trail = []            # paths in the order in which they were shown
@@ -401,7 +412,7 @@ def _nearest_others(clf, cosines, rows):
 
 def _honest_predictions(clf, x):
     "Predictions from features, left-out ones for training photos"
-    predictions = clf.predict_features(x)
+    predictions = clf.predict_features(x) if len(x) else []
     seen = [i for i, p in enumerate(predictions) if p.similarity > _SAME]
     if not seen: return predictions
     cosines = _unit_rows(x[seen]) @ clf.reference.features[:clf.reference.n_photos].T
@@ -430,15 +441,13 @@ def _add(self: ReviewSession, paths, found):
     good = {path: x for path, x in zip(paths, found) if not isinstance(x, PhotoError)}
     self.unreadable |= {path: str(e) for path, e in zip(paths, found) if path not in good}
     self._row |= {path: len(self._row) + i for i, path in enumerate(good)}
-    old = [] if self._features is None else [self._features]
-    if good: self._features = np.concatenate([*old, np.stack(list(good.values()))])
+    self._features = np.concatenate([self._features, *(x[None] for x in good.values())])
 
 # %% ../nbs/11b_review.ipynb #61056dbc
 @patch
 def _predict(self: ReviewSession, predictions=None):
     "Take over predictions of all photos and value them"
     paths = list(self._row)
-    if not paths: return
     if predictions is None: predictions = _honest_predictions(self.classifier, self._features)
     self._predictions = dict(zip(paths, predictions))
     self._values = {path: review_value(self._predictions[path], self._old.get(path)) for path in paths}
@@ -474,6 +483,7 @@ def labels(self: ReviewSession) -> list:
 # %% ../nbs/11b_review.ipynb #6b2d917d
 _ALIKE = .95  # cosine similarity
 _RANDOM_EVERY = 10
+_COMPARED = 500  # photos
 
 @patch
 def _open_paths(self: ReviewSession):
@@ -488,22 +498,43 @@ def _unit(self: ReviewSession, paths):
 @patch
 def _closest(self: ReviewSession, paths, others):
     "Largest cosine of each photo with one of the others"
-    if not others: return np.zeros(len(paths))
+    if not paths or not others: return np.zeros(len(paths))
     return (self._unit(paths) @ self._unit(others).T).max(1)
+
+@patch
+def _suspect(self: ReviewSession, paths, shown):
+    "The most suspicious label that does not look like the last few; None if there is none"
+    paths = [path for path in paths if self._values[path][1] == 'label?']
+    alike = self._closest(paths, shown[-self.every:]) > _ALIKE
+    values = {path: self._values[path][0] for path, skip in zip(paths, alike) if not skip}
+    return max(values, key=values.get, default=None)
+
+@patch
+def _uncertainty(self: ReviewSession, path):
+    "One minus the probability of the label, at least a half for rejected photos"
+    p = self._predictions[path]
+    label = self._old.get(path) or p.top1
+    if label == NONE: return p.confidence if p.label else 0.
+    return max(1 - p.probabilities.get(label, 0.), .5*(p.label is None))
+
+@patch
+def _centered(self: ReviewSession, paths):
+    return _unit_rows(self._features[[self._row[path] for path in paths]] - self._mean)
 
 @patch
 def _choose(self: ReviewSession, paths, shown):
     "The next photo among `paths`, after those that were shown"
     if len(shown) % _RANDOM_EVERY == _RANDOM_EVERY - 1: return random_order(paths, self.seed)[0]
-    alike = self._closest(paths, shown[-self.every:]) > _ALIKE
-    values = np.array([self._values[path][0] for path in paths])
-    return paths[int((values - 2*alike).argmax())]
+    if suspect := self._suspect(paths, shown): return suspect
+    paths = sorted(paths, key=self._uncertainty, reverse=True)[:_COMPARED]
+    uncertainty = np.array([self._uncertainty(path) for path in paths])
+    gains = review_gains(self._centered(paths), self._centered(shown), uncertainty)
+    return paths[int(gains.argmax())]
 
 # %% ../nbs/11b_review.ipynb #f665c3d0
 @patch
 def _advance(self: ReviewSession):
     "Go on to the next photo that is not decided: one shown before, or the most valuable one"
-    decided = self.decided
     while self._at < len(self._trail) and not self._is_open(self._trail[self._at]): self._at += 1
     while self._at == len(self._trail) and (paths := self._open_paths()):
         path = self._choose(paths, self._trail)
