@@ -24,6 +24,8 @@ from .plots import *
 from .probe import *
 from .recipes import *
 from .report import *
+from .review import *
+from .reviewer import *
 from .sources import *
 from .training import *
 from .transfer import *

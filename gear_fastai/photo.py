@@ -592,9 +592,9 @@ def describe_skipped(
     return f'skipped: {", ".join(parts)}' if parts else ''
 
 # %% ../nbs/00_photo.ipynb #1f5d037b
-# folders that programs make for themselves
+# folders that programs make for themselves, and photos that the reviewer has set aside
 _PROGRAMS = {'@eadir', '#recycle', '@recycle', '#snapshot', '$recycle.bin', 'recycler',
-             'system volume information', '__macosx', 'lost+found', '__pycache__'}
+             'system volume information', '__macosx', 'lost+found', '__pycache__', '_excluded'}
 
 def _is_ours(root, dirs, files):
     "Check whether this package wrote the folder `root`: a saved model or a table of predictions"

@@ -1,5 +1,5 @@
 "The uploader in a browser: as Voilà's page, and in JupyterLab."
-import csv, json, os, shutil, socket, subprocess, sys, time, urllib.parse, urllib.request, warnings
+import contextlib, csv, json, os, shutil, socket, subprocess, sys, time, urllib.parse, urllib.request, warnings
 from pathlib import Path
 
 import pytest
@@ -50,9 +50,16 @@ def voila(tmp_path_factory):
 @pytest.fixture(scope='module')
 def lab(tmp_path_factory):
     "JupyterLab with the widget's notebook, less the cell that exports"
-    home, port = tmp_path_factory.mktemp('lab'), _free_port()
+    home = tmp_path_factory.mktemp('lab')
     nb = json.loads((root/'nbs/11_widget.ipynb').read_text(encoding='utf-8'))
     nb['cells'] = [dict(c, outputs=[]) if c['cell_type'] == 'code' else c for c in nb['cells'] if 'nbdev_export()' not in ''.join(c['source'])]
+    with jupyterlab(home, nb) as url: yield dict(url=url, saved=lambda: next((home/'tmp').glob('*/data/corrected')))     # the notebook works in a temporary folder
+
+
+@contextlib.contextmanager
+def jupyterlab(home, nb):
+    "JupyterLab in the folder `home` with the notebook `nb` as widget.ipynb"
+    port = _free_port()
     (home/'widget.ipynb').write_text(json.dumps(nb))
     (home/'tmp').mkdir()
     with open(home/'log', 'w') as log:
@@ -63,7 +70,7 @@ def lab(tmp_path_factory):
         for _ in range(300):
             try: urllib.request.urlopen(url + 'api', timeout=2); break
             except OSError: time.sleep(.2)
-        yield dict(url=url, saved=lambda: next((home/'tmp').glob('*/data/corrected')))          # the notebook works in a temporary folder
+        yield url
     finally:
         server.terminate()
         server.wait(20)
@@ -85,18 +92,23 @@ def open_voila(browser, voila, **kw):
 @pytest.fixture(scope='module')
 def lab_page(browser, lab):
     "The notebook, run, in JupyterLab"
+    return run_in_lab(browser, lab['url'], '.gear-drop')
+
+
+def run_in_lab(browser, url, selector):
+    "Open widget.ipynb in JupyterLab, run it, and scroll to the widget"
     page = browser.new_context(viewport=dict(width=1280, height=900)).new_page()
-    page.goto(lab['url'] + 'lab/tree/widget.ipynb')
+    page.goto(url + 'lab/tree/widget.ipynb')
     page.locator('.jp-Notebook').wait_for(timeout=60_000)
     page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.context?.sessionContext?.session?.kernel?.status === 'idle'", timeout=90_000)
     if page.locator('.jp-FileBrowser').is_visible(): page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    page.wait_for_function("() => document.querySelector('.jp-OutputArea-output') || document.querySelector('.gear-drop')", timeout=60_000)
+    page.wait_for_function("s => document.querySelector('.jp-OutputArea-output') || document.querySelector(s)", arg=selector, timeout=60_000)
     page.evaluate("() => document.querySelectorAll('.jp-WindowedPanel-outer').forEach(e => e.scrollTo(0, 0))")
     for _ in range(60):
-        if page.locator('.gear-drop').count(): break
+        if page.locator(selector).count(): break
         page.mouse.move(640, 500); page.mouse.wheel(0, 400); page.wait_for_timeout(500)
-    page.locator('.gear-drop').scroll_into_view_if_needed()
+    page.locator(selector).scroll_into_view_if_needed()
     return page
 
 
