@@ -45,12 +45,15 @@ def _is_linear(clf, head):
 @patch(as_prop=True)
 def head(self: GearClassifier) -> tuple:
     "Weight (C, F) and bias (C,) of the dense layer; raise `ModelError` if the model has none"
-    if self._head: return self._head
+    head = self._head or self.__dict__.get('_saved')
+    if head: return head
     if self.reference is None:
         raise ModelError(f'{self.folder}: a model of format 1 has no reference features; train it again')
     head = _saved_head(self.folder)
-    if _is_linear(self, head): return head
-    raise ModelError(f'{self.folder}: its classifier is not linear in the features, so it cannot be adapted; train it again')
+    if not _is_linear(self, head):
+        raise ModelError(f'{self.folder}: its classifier is not linear in the features, so it cannot be adapted')
+    self._saved = head
+    return head
 
 # %% ../nbs/08a_adapt.ipynb #8a000012
 @patch
@@ -82,22 +85,19 @@ def _check_conflicts(rows):
     raise ValueError(f'{a} and {b}: look the same but have different labels; keep one of them')
 
 # %% ../nbs/08a_adapt.ipynb #8a000016
+_COLUMNS = 'features', 'labels', 'paths', 'groups', 'domains', 'lengths'
+
+def _taken(reference, rows):
+    "A `Reference` with some of the rows, in that order"
+    return Reference(**{name: np.array(getattr(reference, name))[rows] for name in _COLUMNS})
+
 def _joined(old, new):
     "A `Reference` with the rows of both, photos first; rows of `old` that are in `new` are left out"
-    kept = ~(old.features @ new.features.T > _SAME).any(1) if len(new.labels) else np.ones(len(old.labels), bool)
-    labels = np.concatenate([old.labels[kept], new.labels])
-    order = np.argsort(labels < 0, kind='stable')
-    def column(name): return np.concatenate([np.asarray(getattr(old, name))[kept], getattr(new, name)])[order]
-    paths = [*np.array(old.paths, object)[kept], *new.paths]
-    return Reference(column('features'), labels[order], [paths[i] for i in order], column('groups'),
-                     column('domains'), lengths=column('lengths'))
+    kept = _taken(old, ~(old.features @ new.features.T > _SAME).any(1))
+    columns = {name: np.concatenate([getattr(kept, name), getattr(new, name)]) for name in _COLUMNS}
+    return _taken(Reference(**columns), np.argsort(columns['labels'] < 0, kind='stable'))
 
 # %% ../nbs/08a_adapt.ipynb #8a000047
-def _taken(reference, rows):
-    "A `Reference` with some of the rows"
-    columns = {name: np.asarray(getattr(reference, name))[rows] for name in ('features', 'labels', 'groups', 'domains', 'lengths')}
-    return Reference(paths=[path for path, kept in zip(reference.paths, rows) if kept], **columns)
-
 def _without_covered(reference, n_known, n_classes, first_new_group):
     "Leave out stored negatives that are assigned to a new class"
     from gear_fastai.probe import fit_rejection, row_weights
@@ -114,6 +114,13 @@ def _loss_accuracy(logits, labels):
     losses = -log_softmax(logits, 1)[np.arange(len(labels)), labels]
     return float(losses.mean()), float((logits.argmax(1) == labels).mean())
 
+def _metrics(fitted, left_out, labels):
+    "Metrics of a head, for gear.json"
+    loss, accuracy = _loss_accuracy(left_out, labels)
+    return dict(epoch=0, train_loss=_loss_accuracy(fitted, labels)[0], valid_loss=loss, accuracy=accuracy,
+                measured='valid_loss and accuracy: left-out predictions for the training photos')
+
+# %% ../nbs/08a_adapt.ipynb #8a000049
 def _fit(reference, classes, rate, most=10):
     "Weight and bias of a head fitted on a `Reference`; what changes in gear.json"
     from gear_fastai.calibration import calibrate
@@ -125,11 +132,9 @@ def _fit(reference, classes, rate, most=10):
     weights = row_weights(labels, domains, most)
     weight, bias, left_out = fit_ridge(x, labels, len(classes), reference.groups[photos], weights=weights)
     scores = reference.fit_rejection(len(classes), row_weights(reference.labels, reference.domains, most))
-    loss, accuracy = _loss_accuracy(left_out, labels)
-    metrics = dict(epoch=0, train_loss=_loss_accuracy(x @ weight.T + bias, labels)[0], valid_loss=loss, accuracy=accuracy,
-                   measured='valid_loss and accuracy: left-out predictions for the training photos')
-    found = calibrate(left_out, labels, scores, domains, rate, 'left-out training')
-    return (weight.astype(np.float32), bias.astype(np.float32)), dict(calibration=None) | found | dict(metrics=metrics)
+    found = dict(calibration=None) | calibrate(left_out, labels, scores, domains, rate, 'left-out training')
+    head = weight.astype(np.float32), bias.astype(np.float32)
+    return head, found | dict(metrics=_metrics(x @ weight.T + bias, left_out, labels))
 
 # %% ../nbs/08a_adapt.ipynb #8a000020
 def _with_head(clf, reference, classes, most):
@@ -137,8 +142,9 @@ def _with_head(clf, reference, classes, most):
     rate = (clf.gear.get('calibration') or {}).get('rejection_rate', .02)
     head, found = _fit(reference, classes, rate, most)
     new = object.__new__(type(clf))
-    new.__dict__.update(clf.__dict__, labels=classes, reference=reference, gear=clf.gear | found | dict(labels=classes),
-                        temperature=found['temperature'], threshold=found['rejection_threshold'], _head=head)
+    gear = clf.gear | found | dict(labels=classes)
+    new.__dict__.update(clf.__dict__, labels=classes, reference=reference, gear=gear, _head=head,
+                        temperature=gear['temperature'], threshold=gear['rejection_threshold'])
     return new
 
 # %% ../nbs/08a_adapt.ipynb #8a000023
@@ -155,7 +161,7 @@ def _names(photos, labels, domain):
 class _Added:
     "A photo that was added to a model"
     path: str  # its name in the model
-    label: str  # its class, or '_none'
+    label: str  # its class; None: none of the classes
     group: int
     file: str = None  # where it is
 
@@ -175,6 +181,13 @@ def _readable(rows, *columns):
     features, *columns = zip(*kept)
     return np.stack(features), *columns
 
+# %% ../nbs/08a_adapt.ipynb #8a000050
+def _check_lengths(**columns):
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) == 1: return
+    counts = ', '.join(f'{n} {name}' for name, n in lengths.items())
+    raise ValueError(f'{counts}: give one of each for every photo')
+
 # %% ../nbs/08a_adapt.ipynb #8a000021
 @patch
 def adapt(self: GearClassifier,
@@ -191,22 +204,22 @@ def adapt(self: GearClassifier,
     labels = [None if label == _NONE else label for label in labels]
     if groups is None: groups = np.arange(len(photos))
     if paths is None: paths = _names(photos, labels, domain)
-    if not len(photos) == len(labels) == len(groups) == len(paths):
-        raise ValueError(f'{len(photos)} photos, but {len(labels)} labels, {len(groups)} groups and {len(paths)} paths')
+    _check_lengths(photos=photos, labels=labels, groups=groups, paths=paths)
     features, *columns = _readable(self._rows_of(photos), labels, groups, paths, map(_path, photos))
     return self._adapted(features, *columns, domain, most)
 
 @patch
 def _adapted(self: GearClassifier, features, labels, groups, paths, files, domain, most):
     y, classes = _class_numbers(labels, self.labels)
-    groups = np.unique(groups, return_inverse=True)[1] + self.reference.groups.max() + 1
+    first_group = self.reference.groups.max() + 1
+    groups = np.unique(groups, return_inverse=True)[1] + first_group
     rows = Reference(features, y, paths, groups, np.full(len(y), domain, object))
     _check_conflicts(rows)
     reference = _joined(self.reference, rows)
-    if len(classes) > len(self.labels): reference = _without_covered(reference, len(self.labels), len(classes), rows.groups.min())
+    if len(classes) > len(self.labels):
+        reference = _without_covered(reference, len(self.labels), len(classes), first_group)
     new = _with_head(self, reference, classes, most)
-    added = [_Added(path, label or _NONE, int(group), file) for path, label, group, file in zip(paths, labels, groups, files)]
-    new._added = getattr(self, '_added', []) + added
+    new._added = [*getattr(self, '_added', []), *map(_Added, paths, labels, groups.tolist(), files)]
     return new
 
 # %% ../nbs/08a_adapt.ipynb #8a000027
@@ -244,7 +257,8 @@ def _onnx_with(content, head, size):
         features.graph.initializer.append(numpy_helper.from_array(value, name))
     node = helper.make_node('Gemm', ['features', 'head.weight', 'head.bias'], ['logits'], transB=1)
     features.graph.node.append(node)
-    features.graph.output.insert(0, helper.make_tensor_value_info('logits', onnx.TensorProto.FLOAT, ['n', len(head[1])]))
+    logits = helper.make_tensor_value_info('logits', onnx.TensorProto.FLOAT, ['n', len(head[1])])
+    features.graph.output.insert(0, logits)
     return features.SerializeToString()
 
 # %% ../nbs/08a_adapt.ipynb #8a000029
@@ -269,7 +283,7 @@ def _splits_with(clf):
     gone = set(GearClassifier(clf.folder).reference.paths) - set(clf.reference.paths)
     new = pd.DataFrame(map(vars, clf._added)).drop_duplicates('path', keep='last')
     digests = [file_digest(file) if file and os.path.isfile(file) else '' for file in new.file]
-    new = new.drop(columns='file').assign(split='train', domain='new', digest=digests)
+    new = new.drop(columns='file').assign(label=new.label.fillna(_NONE), split='train', domain='new', digest=digests)
     return pd.concat([old[~old.path.isin(gone | set(new.path))], new], ignore_index=True)
 
 def _adapted_notes(clf):
@@ -280,7 +294,7 @@ def _adapted_notes(clf):
 @patch(as_prop=True)
 def added(self: GearClassifier) -> dict:
     "How many photos of each class were added since the model was loaded, label → number"
-    return dict(Counter(photo.label for photo in getattr(self, '_added', [])))
+    return dict(Counter(photo.label or _NONE for photo in getattr(self, '_added', [])))
 
 # %% ../nbs/08a_adapt.ipynb #8a000031
 def _write(clf, dest, splits, folder, notes):
@@ -308,20 +322,23 @@ def save(self: GearClassifier,
     return _write(self, Path(dest).expanduser(), _splits_with(self), self.folder, _adapted_notes(self))
 
 # %% ../nbs/08a_adapt.ipynb #8a000043
+def _test_paths(table): return set(table.path[table.split == 'test'])
+
 def photos_to_learn(
     folder,  # one sub-folder per class, known or new, or `_none`
     progress: bool = False,  # show a progress bar
-) -> "pd.DataFrame":  # path, label, group
+):  # DataFrame: path, label, group
     "List the readable photos that are not for testing; raise `DataError` if there are none"
     from gear_fastai.dataset import DataError, _list_folder, _scan, _warn_notes, product_groups
     listing = _list_folder(folder)
     _warn_notes(folder, listing)
     photos = listing.photos
-    if listing.table is not None: photos = photos[~photos.path.isin(listing.table.path[listing.table.split == 'test'])]
+    if listing.table is not None: photos = photos[~photos.path.isin(_test_paths(listing.table))]
     seen = _scan(photos.reset_index(drop=True), folder, progress)
     for row in seen[seen.error.notna()].itertuples(): warnings.warn(f'{row.path}: {row.error}; left out')
     seen = seen[seen.error.isna()].reset_index(drop=True)
-    if seen.empty: raise DataError(f'{folder}: no photos to learn from; put them into a sub-folder per class, or _none')
+    if seen.empty:
+        raise DataError(f'{folder}: no photos to learn from; put them into a sub-folder per class, or {_NONE}')
     return seen[['path', 'label']].assign(group=product_groups(seen))
 
 # %% ../nbs/08a_adapt.ipynb #8a000044

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['one_line_errors', 'main', 'command', 'data', 'sample', 'fetch', 'audit', 'split', 'merge', 'train', 'adapt',
-           'evaluate', 'predict', 'app', 'demo']
+           'evaluate', 'compare', 'predict', 'app', 'review', 'demo']
 
 # %% ../nbs/12_cli.ipynb #e7326a3c
 import atexit, gc, json, os, sys, warnings
@@ -76,6 +76,7 @@ _CHOICES = {
     'dataset:split_dataset.method': ['grouped', 'random'],
     'recipes:train_model.split': ['grouped', 'random'],
     'evaluation:evaluate.split': ['valid', 'test', 'all'],
+    'compare:compare_models.split': ['valid', 'test', 'all'],
     'inference:GearClassifier.device': ['cpu', 'cuda'],
 }
 _RANGES = dict(
@@ -272,9 +273,9 @@ def train(folder, arch, out, split, seed, resume, **settings):
     from gear_fastai.dataset import shell_command
     recipe = _given_recipe(arch, settings)
     out = Path(out or f'models/{recipe.arch}').expanduser()
-    options = dict(split=split, seed=seed)
-    if recipe.needs_torch or resume or 'RANK' in os.environ: _train_with_torch(folder, recipe, out, resume=resume, **options)
-    else: _train_probe(folder, recipe, out, **options)
+    if recipe.needs_torch or resume or 'RANK' in os.environ:
+        _train_with_torch(folder, recipe, out, split=split, seed=seed, resume=resume)
+    else: _train_probe(folder, recipe, out, split, seed)
     if _rank(): return
     best = json.loads((out/'gear.json').read_text())['metrics']
     saved = 'saved {}: epoch {epoch}, validation accuracy {accuracy:.1%}, loss {valid_loss:.3f}'
@@ -363,6 +364,20 @@ def _lines(extra):
     if random is not None: yield f'leakage: {random:.1%} of the test photos of a random split have variants in train'
     if 'report' in extra: yield f"report: {extra['report']}"
 
+# %% ../nbs/12_cli.ipynb #c1000008
+@_command(main, 'compare:compare_models', 'split', html='compare:write_comparison.file')
+@click.argument('old')
+@click.argument('new')
+@click.argument('folder', metavar='DIR')
+@_as_json
+def compare(old, new, folder, split, html, as_json):
+    "Compare the models OLD and NEW on photos in DIR that neither was trained on."
+    from gear_fastai.compare import compare_models, write_comparison
+    found = compare_models(old, new, folder, split, progress=sys.stderr.isatty())
+    if html: write_comparison(found, html)
+    _echo(found, as_json)
+    if html and not as_json: click.echo(f'page: {html}')
+
 # %% ../nbs/12_cli.ipynb #90363fbb
 def _all_photos(names, skipped):
     "Named photos, and those in named folders"
@@ -448,16 +463,27 @@ def predict(photos, as_json, as_csv, engine, out, workers, resume, **options):
                        resume=resume, **options)
 
 # %% ../nbs/12_cli.ipynb #0444c5e6
-@_command(main, 'app:serve', 'model models save_to port host max_mb')
-def app(**options):
-    "Serve the uploader as a web page."
+def _serve(page):
+    "Keep a web page running until Ctrl+C"
     import signal
-    from gear_fastai.app import serve
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))   # ends the server, too
-    with serve(**options) as (url, server):
+    with page as (url, server):
         click.echo(f'ready: {url}  (Ctrl+C ends it)')
         try: server.wait()
         except KeyboardInterrupt: click.echo('ended')
+
+@_command(main, 'app:serve', 'model models save_to port host max_mb')
+def app(**options):
+    "Serve the uploader as a web page."
+    from gear_fastai.app import serve
+    _serve(serve(**options))
+
+@_command(main, 'app:serve_review', 'model log models port host')
+@click.argument('folder', metavar='DIR')
+def review(folder, **options):
+    "Review the photos in DIR on a web page: confirm or correct labels while the model improves."
+    from gear_fastai.app import serve_review
+    _serve(serve_review(folder, **options))
 
 # %% ../nbs/12_cli.ipynb #96e914b0
 @_command(main)

@@ -39,7 +39,7 @@ class Recipe:
     do_flip: bool = True  # mirror half of the photos; turn off if left and right are two classes
     patience: int = None  # stop after this many epochs without improvement; default: never
     half: bool = False  # save the weights in half precision
-    weights: str = None  # file of weights to start from, in timm's layout; default: bundled or from timm's hub, random for a custom CNN
+    weights: str = None  # file of weights in timm's layout; default: bundled or timm's, random for a custom CNN
     reject_rate: float = .02  # share of your products' photos that may be rejected, 0 to 1
     augment: dict = field(default_factory=dict)  # further arguments for `Augment`
 

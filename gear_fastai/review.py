@@ -301,7 +301,7 @@ def _open_journal(folder):
 class ReviewItem:
     "A photo to decide, with all that helps to decide it"
     path: str  # relative to the folder
-    file: Path
+    file: Path  # the photo's file
     label: str  # the label that the photo has, or None
     decided: str  # what was decided, or None
     top: list  # (class, probability), most probable first
