@@ -11,7 +11,8 @@ _no_telemetry = dict(ORT_DISABLE_TELEMETRY='1', RAY_USAGE_STATS_ENABLED='0', HF_
 for _name, _value in _no_telemetry.items(): _os.environ.setdefault(_name, _value)
 
 _lazy = {'predict': 'inference', 'predict_folder': 'inference', 'GearClassifier': 'adapt', 'Prediction': 'inference',
-         'PhotoError': 'photo', 'GearUploader': 'widget'}
+         'PhotoError': 'photo', 'GearUploader': 'widget',
+         'GearReviewer': 'reviewer', 'ReviewSession': 'review'}
 __all__ = [*_lazy, '__version__']
 
 

@@ -8,6 +8,7 @@ from .calibration import *
 from .card import *
 from .checkpoint import *
 from .cnn import *
+from .compare import *
 from .dataset import *
 from .drawing import *
 from .evaluation import *
@@ -23,6 +24,8 @@ from .plots import *
 from .probe import *
 from .recipes import *
 from .report import *
+from .review import *
+from .reviewer import *
 from .sources import *
 from .training import *
 from .transfer import *

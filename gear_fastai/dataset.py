@@ -680,6 +680,7 @@ class Audit:
     notes: list = field(default_factory=list)  # sentences on how the folder was read
     new: list = field(default_factory=list)  # paths of photos that are not in the manifest
     gone: list = field(default_factory=list)  # paths in the manifest that are no longer files
+    label_errors: list = None  # likely label errors: dicts of path, label, suggested, ...; None: not searched
 
     def __repr__(self): return _printable('\n'.join([*self._summary(), *self._findings()]))
 
@@ -716,6 +717,9 @@ def _findings(self: Audit):
     yield from _finding('exact duplicates', self.exact_duplicates, '=')
     yield from _finding('near-duplicates', self.near_duplicates, '~')
     yield from _finding('cross-class duplicates', self.cross_class_duplicates, '~')
+    if self.label_errors is not None:
+        suspects = [[f"{row['path']}: {row['label']}", row['suggested']] for row in self.label_errors]
+        yield from _finding('suspected label errors', suspects, '→')
     yield from self.notes
     if self.new or self.gone: yield str(ManifestChanges(self.folder, self.new, self.gone, []))
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEST_LOG', 'manifest_of', 'photos_to_score', 'seen_in_training', 'log_test_use', 'bootstrap_ci', 'Evaluation',
-           'predict_photos', 'summarize', 'score_ood', 'evaluate']
+           'predict_photos', 'summarize', 'score_ood', 'evaluate', 'rank_label_errors', 'find_label_errors']
 
 # %% ../nbs/09_evaluation.ipynb #e31980c4
 import contextlib, dataclasses, hashlib, time, warnings
@@ -13,17 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd
 from fastcore.basics import patch
+from scipy.special import softmax
 from scipy.stats import binomtest
 from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 from tqdm.auto import tqdm
 from .photo import list_photos
 from .plots import drawable, subplots
-from .dataset import _check_folder, _expand, _list_folder, _of_classes, _warn_notes
+from .dataset import _check_folder, _expand, _list_folder, _of_classes, _scan_readable, _warn_notes
 from .dataset import _with_other_columns, compare_manifest, DataError, file_digest, is_none
-from .dataset import list_dataset, MANIFEST, photo_domains, product_id, read_splits, shell_command
+from .dataset import list_dataset, MANIFEST, NONE, photo_domains
+from .dataset import product_groups, product_id, read_splits, shell_command
+from .probe import _fit_scores, _mean_scale, _numbered, fit_scale, platt_targets, row_weights
 from .calibration import calibration_error
-from .model_folder import read_gear
+from .model_folder import _unit_rows, read_gear
 from .inference import classifier, GearClassifier
 
 # %% ../nbs/09_evaluation.ipynb #56c2ef56
@@ -539,3 +542,85 @@ def top_losses(self: Evaluation,
     "Return the wrong predictions, the lowest probability of the true class first"
     wrong = self.predictions[self.predictions.label != self.predictions.top1]
     return wrong.sort_values('p_true').head(n).reset_index(drop=True)
+
+# %% ../nbs/09_evaluation.ipynb #631e7648
+def _probe_scores(x, y, groups, domains, alpha):
+    "Left-out scores of a linear probe, (N, C + 1); class -1 is the last column"
+    weights = row_weights(y, domains)
+    mean, scale = _mean_scale(x, weights)
+    one_hot = np.eye(y.max() + 2)[y]
+    return _fit_scores((x - mean)/scale, one_hot, groups, weights, alpha)[-1]
+
+# %% ../nbs/09_evaluation.ipynb #0c288e86
+def _left_out_scores(x, y, groups, domains):
+    "Left-out scores, (N, C), or (N, C + 1) with pictures of none of the classes"
+    known = y >= 0
+    scores = _probe_scores(x[known], y[known], groups[known], domains[known], alpha=3.)[:, :-1]
+    if known.all(): return scores
+    combined = _probe_scores(x, y, groups, domains, alpha=1.)
+    combined[known] += 2*np.column_stack([scores, scores.max(1)])
+    combined[known] /= 3
+    return combined
+
+# %% ../nbs/09_evaluation.ipynb #45ecfb90
+def _best_other(scores, y):
+    "The column with the highest score other than `y` in each row, and its lead over `y`"
+    rows = np.arange(len(y))
+    others = scores.copy()
+    others[rows, y] = -np.inf
+    best = others.argmax(1)
+    return best, scores[rows, best] - scores[rows, y]
+
+# %% ../nbs/09_evaluation.ipynb #5df45c06
+def _likely_wrong(probabilities, y):
+    "Which labels are likely wrong according to the thresholds of confident learning"
+    members = np.eye(probabilities.shape[1])[y]
+    thresholds = np.minimum((members*probabilities).sum(0)/members.sum(0), .8)
+    confident = np.where(probabilities >= thresholds, probabilities, 0)
+    return (confident.max(1) > 0) & (confident.argmax(1) != y)
+
+# %% ../nbs/09_evaluation.ipynb #d05f3351
+def rank_label_errors(
+    x,  # features, (N, F)
+    labels,  # label of each row, (N,); `_none` for pictures of none of the classes
+    groups=None,  # group of each row, (N,), such as its product group; default: no groups
+    domains=None,  # where each row comes from, (N,), see `row_weights`
+) -> pd.DataFrame:  # a row per row of `x`: suggested, its confidence, score, likely
+    "Compare each label with its left-out prediction; the higher the score, the more suspicious"
+    x = _unit_rows(np.asarray(x, dtype=float))
+    labels = np.asarray(labels, dtype=object)
+    names = [*sorted(set(labels) - {NONE}), NONE]
+    y = np.array([names.index(label) for label in labels])
+    groups = _numbered(np.arange(len(y)) if groups is None else groups, y)
+    domains = np.full(len(y), '') if domains is None else np.asarray(domains)
+    scores = _left_out_scores(x, np.where(labels == NONE, -1, y), groups, domains)
+    return _judge(scores, y, groups, names)
+
+# %% ../nbs/09_evaluation.ipynb #7964c855
+def _judge(scores, y, groups, names):
+    "The table of `rank_label_errors`"
+    suggested, margins = _best_other(scores, y)
+    targets = platt_targets(y, scores.shape[1], len(set(groups)))
+    probabilities = softmax(scores*fit_scale(scores, targets, weights=row_weights(y)), axis=1)
+    n_groups = pd.Series(groups).groupby(y).transform('nunique')
+    can_judge = (n_groups > 1).to_numpy()
+    return pd.DataFrame(dict(suggested=[names[i] for i in suggested],
+                             confidence=probabilities[np.arange(len(y)), suggested],
+                             score=np.where(can_judge, margins, np.nan),
+                             likely=can_judge & (margins > 0) & _likely_wrong(probabilities, y)))
+
+# %% ../nbs/09_evaluation.ipynb #7937c860
+def find_label_errors(
+    folder,  # dataset folder
+    model=None,  # model folder or `GearClassifier` whose backbone does not know these labels
+    progress: bool = False,  # show a progress bar
+) -> pd.DataFrame:  # path, label, suggested, confidence, score, likely; the most suspicious first
+    "Rank the photos of a dataset by how likely their label is wrong"
+    clf = classifier(model)
+    folder = _expand(folder)
+    photos = _scan_readable(folder, progress)
+    files = [folder/path for path in photos.path]
+    features = clf.features(tqdm(files, 'features', unit='photo', disable=not progress))
+    found = rank_label_errors(features, photos.label, product_groups(photos), photo_domains(photos))
+    suspects = photos[['path', 'label']].join(found)
+    return suspects.sort_values('score', ascending=False, kind='stable', ignore_index=True)

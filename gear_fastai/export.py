@@ -303,9 +303,10 @@ def _reference(outputs, info, rate):
 def _describe(architecture, info, row, calibration, difference, notes):
     "The content of gear.json, but for the digests of the other files"
     metrics = {k: v for k, v in row.items() if k != 'seconds'}
+    preprocessing = describe_preprocessing(info.size, info.mean, info.std, info.resize)
     return dict(
         format=FORMAT, architecture=architecture, labels=info.labels,
-        preprocessing=describe_preprocessing(info.size, info.mean, info.std, info.resize), **calibration, evaluations=[],
+        preprocessing=preprocessing, **calibration, evaluations=[],
         metrics=dict(metrics, measured='on the validation photos, which chose the saved epoch'),
         onnx_max_probability_difference=difference, data=fingerprint(info.splits, info.folder),
         versions=package_versions('torch', 'timm', 'fastai'), notes=notes or {})

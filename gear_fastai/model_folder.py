@@ -305,12 +305,13 @@ def _scores(self: Reference, cosines, margins):
     if self.weight is None: return similarity, rows, similarity
     return similarity - cosines[:, self.n_photos:].max(1) + margins, rows, similarity
 
+def _margin(scores): return scores[:, :-1].max(1) - scores[:, -1]
+
 @patch
 def _margins(self: Reference, features):
     "Margin of the second probe: the largest score of a class minus the score of none"
     if self.weight is None: return 0
-    scores = dot_rows(features, self.weight) + self.bias
-    return scores[:, :-1].max(1) - scores[:, -1]
+    return _margin(dot_rows(features, self.weight) + self.bias)
 
 @patch
 def score(self: Reference,
@@ -322,7 +323,7 @@ def score(self: Reference,
 # %% ../nbs/07_model_folder.ipynb #c6000005
 @patch
 def left_out_scores(self: Reference,
-    margins=0,  # left-out margins of `fit_rejection`, (M,)
+    margins=0,  # left-out margins of the second probe, (M,)
 ) -> np.ndarray:  # rejection scores of the training photos, (number of photos,)
     "Score each training photo as if its group were not in the reference"
     groups = np.asarray(self.groups)
@@ -340,8 +341,8 @@ def fit_rejection(self: Reference,
     if self.n_photos == len(self.labels): return self.left_out_scores()
     from gear_fastai.probe import fit_rejection, row_weights        # SciPy, which prediction does not need
     if weights is None: weights = row_weights(self.labels, self.domains)
-    self.weight, self.bias, margins = fit_rejection(self.raw, self.labels, n_classes, self.groups, weights)
-    return self.left_out_scores(margins)
+    self.weight, self.bias, scores = fit_rejection(self.raw, self.labels, n_classes, self.groups, weights)
+    return self.left_out_scores(_margin(scores))
 
 # %% ../nbs/07_model_folder.ipynb #c7000002
 def write_reference(

@@ -9,7 +9,7 @@ __all__ = ['ALPHAS', 'leave_group_out_ridge', 'platt_targets', 'fit_scale', 'cho
 # %% ../nbs/04_probe.ipynb #c93aa98d
 import math
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
@@ -24,11 +24,10 @@ def _blocks(groups, max_rows=4096):
         n_blocks = min(len(rows), math.ceil(rows.size/max_rows))
         yield from np.array_split(rows, n_blocks)
 
-def _left_out_residuals(x, residuals, factor):
-    "`residuals` of fits without the group"
-    solved = cho_solve(factor, np.concatenate(x).T).T.reshape(x.shape)
-    hat = x @ solved.swapaxes(1, 2)
-    return np.linalg.solve(np.eye(x.shape[1]) - hat, residuals)
+def _left_out_residuals(rows, residuals):
+    "`residuals` of fits without the group; `rows` times themselves are its block of the hat matrix"
+    hat = rows @ rows.swapaxes(1, 2)
+    return np.linalg.solve(np.eye(rows.shape[1]) - hat, residuals)
 
 # %% ../nbs/04_probe.ipynb #6d20116d
 def leave_group_out_ridge(
@@ -36,16 +35,18 @@ def leave_group_out_ridge(
     t,  # targets, float64 (N, C)
     groups,  # group of each row, (N,)
     alpha,  # ridge penalty, > 0: a number, or one for each feature, (F,)
+    gram=None,  # `x.T @ x`, if you fit several times
 ) -> tuple:  # weights (F, C); predictions for each row by a fit without its group (N, C)
     "Fit a ridge regression without intercept; predict each group by a fit without it"
-    penalties = np.broadcast_to(alpha, x.shape[1])
-    factor = cho_factor(x.T @ x + np.diag(penalties))
-    weights = cho_solve(factor, x.T @ t)
-    residuals = t - x @ weights
+    gram = x.T @ x if gram is None else gram
+    root = cholesky(gram + np.diag(np.broadcast_to(alpha, x.shape[1])), lower=True)
+    whitened = solve_triangular(root, x.T, lower=True).T
+    coefs = whitened.T @ t
+    residuals = t - whitened @ coefs
     left_out = t.copy()
     for rows in _blocks(groups):
-        left_out[rows] -= _left_out_residuals(x[rows], residuals[rows], factor)
-    return weights, left_out
+        left_out[rows] -= _left_out_residuals(whitened[rows], residuals[rows])
+    return solve_triangular(root, coefs, lower=True, trans='T'), left_out
 
 # %% ../nbs/04_probe.ipynb #b79b3a19
 def platt_targets(
@@ -118,18 +119,19 @@ def _mean_scale(x, weights):
     return mean, max(math.sqrt(variance), 1e-6)
 
 # %% ../nbs/04_probe.ipynb #7b21863e
-def _fit_scores(x, one_hot, groups, weights, alpha):
-    "Weight (C, F), bias (C,) and left-out scores (N, C) for scaled features"
+def _fit_scores(x, one_hot, groups, weights, alphas):
+    "For each alpha: weight (C, F), bias (C,) and left-out scores (N, C) for scaled features"
     root = np.sqrt(weights)[:, None]
     target_mean = np.average(one_hot, axis=0, weights=weights)
     inputs = np.hstack([root*x, root])
-    penalties = np.append(np.full(x.shape[1], alpha*len(x)), 1e-6)
-    coefs, left_out = leave_group_out_ridge(inputs, root*(one_hot - target_mean), groups, penalties)
-    return coefs[:-1].T, target_mean, left_out/root + target_mean
+    gram = inputs.T @ inputs
+    for alpha in alphas:
+        penalties = np.append(np.full(x.shape[1], alpha*len(x)), 1e-6)
+        coefs, left_out = leave_group_out_ridge(inputs, root*(one_hot - target_mean), groups, penalties, gram)
+        yield coefs[:-1].T, target_mean, left_out/root + target_mean
 
-def _fit_logits(x, one_hot, groups, weights, alpha):
-    "`_fit_scores`, scaled to logits"
-    fit = _fit_scores(x, one_hot, groups, weights, alpha)
+def _scaled(fit, one_hot, groups, weights):
+    "A fit of `_fit_scores` whose scores are logits"
     targets = platt_targets(one_hot.argmax(1), one_hot.shape[1], len(np.unique(groups)))
     scale = fit_scale(fit[-1], targets, weights=weights)
     return [scale*part for part in fit]
@@ -150,7 +152,8 @@ def fit_ridge(
     one_hot = np.eye(n_classes)[np.asarray(y)]
     if weights is None: weights = row_weights(y)
     mean, scale = _mean_scale(x, weights)
-    fits = [_fit_logits((x - mean)/scale, one_hot, groups, weights, alpha) for alpha in alphas]
+    fits = _fit_scores((x - mean)/scale, one_hot, groups, weights, alphas)
+    fits = [_scaled(fit, one_hot, groups, weights) for fit in fits]
     losses = np.array([weights*_cross_entropy(logits, one_hot) for *_, logits in fits])
     weight, bias, logits = fits[choose_alpha(losses, groups, alphas)]
     weight = weight/scale
@@ -165,12 +168,12 @@ def fit_rejection(
     groups,  # group of each row, (N,)
     weights=None,  # weight of each row, (N,); default: `row_weights(y)`
     alpha: float = 1.,  # ridge penalty per row
-) -> tuple:  # weight (C + 1, F) and bias (C + 1,) of a dense layer; left-out margins (N,)
+) -> tuple:  # weight (C + 1, F) and bias (C + 1,) of a dense layer; left-out scores (N, C + 1)
     "Fit a linear probe whose last output stands for none of the classes"
     x = np.asarray(x, dtype=float)
     one_hot = np.eye(n_classes + 1)[np.asarray(y)]          # -1 is the last one
     if weights is None: weights = row_weights(y)
     mean, scale = _mean_scale(x, weights)
-    weight, bias, scores = _fit_scores((x - mean)/scale, one_hot, groups, weights, alpha)
+    weight, bias, scores = next(_fit_scores((x - mean)/scale, one_hot, groups, weights, [alpha]))
     weight = weight/scale
-    return weight, bias - weight @ mean, scores[:, :-1].max(1) - scores[:, -1]
+    return weight, bias - weight @ mean, scores

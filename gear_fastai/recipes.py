@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIGHT_AUGMENT', 'RECIPES', 'OptionError', 'Recipe', 'ScratchRecipe', 'TransferRecipe', 'get_recipe', 'saved_recipe',
-           'train_model', 'cross_validate', 'compare_backbones', 'plot_backbones']
+           'recipe_from', 'train_model', 'cross_validate', 'compare_backbones', 'plot_backbones']
 
 # %% ../nbs/10_recipes.ipynb #dfd73dc3
 import math, time
@@ -16,6 +16,7 @@ from timeit import repeat
 import pandas as pd
 from scipy.stats import binomtest
 from tqdm.auto import tqdm
+from .files import BUNDLED
 from .photo import to_pixels
 from .plots import subplots
 from .dataset import DataError, _expand, fold_splits, read_splits, split_dataset
@@ -38,6 +39,7 @@ class Recipe:
     do_flip: bool = True  # mirror half of the photos; turn off if left and right are two classes
     patience: int = None  # stop after this many epochs without improvement; default: never
     half: bool = False  # save the weights in half precision
+    weights: str = None  # file of weights in timm's layout; default: bundled or timm's, random for a custom CNN
     reject_rate: float = .02  # share of your products' photos that may be rejected, 0 to 1
     augment: dict = field(default_factory=dict)  # further arguments for `Augment`
 
@@ -62,16 +64,20 @@ class ScratchRecipe(Recipe):
         super().__post_init__()
         if self.epochs < 1: raise OptionError(f'epochs={self.epochs}: {self.arch} needs at least one')
 
+    needs_torch = True
+
     @property
     def n_rows(self) -> int:
         "Rows in the history of a complete run"
         return self.epochs
 
     def learner(self, dls):
-        "A learner with random weights"
-        from gear_fastai.learner import photo_learner
+        "A learner with random weights, or those of a file for all but the head"
+        from gear_fastai.learner import photo_learner, photo_size
         import gear_fastai.cnn
-        return photo_learner(dls, self.arch)
+        if not self.weights: return photo_learner(dls, self.arch)
+        from gear_fastai.transfer import create_backbone
+        return photo_learner(dls, create_backbone(self.arch, dls.c, self.weights, size=photo_size(dls)))
 
     def fit(self, learn, **kwargs):
         "Train all layers"
@@ -86,7 +92,6 @@ class TransferRecipe(Recipe):
     "Settings for a pretrained backbone: a linear probe, then `fine_tune`"
     lr: float = 3e-4
     augment: dict = field(default_factory=lambda: dict(LIGHT_AUGMENT))
-    weights: str = None  # file of pretrained weights in timm's layout; default: the bundled ones, or timm's hub
     pretrained: bool = True  # start from pretrained weights rather than random ones
     views: int = 1  # augmented views per photo to fit the head; more are slower and generalize better
     alpha: float = None  # ridge penalty of the head; default: chosen on left-out photos
@@ -101,6 +106,13 @@ class TransferRecipe(Recipe):
     def n_rows(self) -> int:
         "Rows in the history of a complete run: the head, then the epochs"
         return 1 + self.epochs
+
+    @property
+    def needs_torch(self) -> bool:
+        "Whether `train_probe` cannot train it: it fits a linear probe on the bundled backbone"
+        plain = TransferRecipe(self.arch, self.size, epochs=0, do_flip=self.do_flip, half=self.half,
+                               reject_rate=self.reject_rate, bs=self.bs, augment=self.augment)
+        return self != plain or self.arch != BUNDLED or self.size % 32 > 0
 
     def learner(self, dls):
         "A learner on the backbone"
@@ -153,6 +165,14 @@ def saved_recipe(
     recipe = get_recipe(notes['arch'])
     known = {f.name for f in fields(recipe)}
     return replace(recipe, **{k: v for k, v in notes.items() if k in known and v is not None})
+
+# %% ../nbs/10_recipes.ipynb #a0000002
+def recipe_from(
+    model,  # model folder to start from: its recipe and its weights, for all but the head
+) -> Recipe:
+    "The recipe of a saved model, starting from its weights"
+    from gear_fastai.model_folder import read_gear
+    return replace(saved_recipe(read_gear(model)), weights=str(_expand(model)/'model.safetensors'))
 
 # %% ../nbs/10_recipes.ipynb #e619714f
 def train_model(

@@ -300,6 +300,26 @@ def _errors(ev, clf, folder, n):
     text = _ERRORS if figures else f'None: the most probable class is right for all {ev.n} photos.'
     return _section('Most confident errors', P(text), Div(*figures, cls='photos'), wide=True)
 
+# %% ../nbs/09a_report.ipynb #64054f85
+def _suspect_figure(folder, row):
+    "A photo whose label is likely wrong; None if it can't be read"
+    try: image = _jpeg(to_pixels(Path(folder)/row.path, 240), f'photo of class {row.label}')
+    except PhotoError: return
+    words = B(f'{row.label} → {row.suggested}, {row.confidence:.0%}')
+    return Figure(Div(image, cls='pair'), Figcaption(words, Span(row.path, cls='note')))
+
+# %% ../nbs/09a_report.ipynb #8e145acf
+_SUSPECTS = ('Label → class that the other photos suggest, and its confidence. '
+             'Correct the labels that are wrong, and train again.')
+
+def _label_errors(found, folder, n):
+    if found is None: return ''
+    likely = found[found.likely]
+    figures = [_suspect_figure(folder, row) for row in likely.head(n).itertuples()]
+    more = f' {len(likely) - n} more are not shown.' if len(likely) > n else ''
+    text = _SUSPECTS + more if figures else f'None: no label of {len(found)} photos is likely wrong.'
+    return _section('Suspected label errors', P(text), Div(*figures, cls='photos'), wide=True)
+
 # %% ../nbs/09a_report.ipynb #4b8a7fce
 def _facts(ev, folder, splits):
     "Names and values of the last section"
@@ -346,12 +366,14 @@ def write_report(
     folder,  # dataset folder that was scored
     file,  # HTML file to write
     splits: pd.DataFrame = None,  # manifest of the dataset, to compare with a random split
-    n_errors: int = 12,  # number of wrong predictions to show
+    n_errors: int = 12,  # number of wrong predictions, and of suspected label errors, to show
+    label_errors: pd.DataFrame = None,  # of `find_label_errors`
 ) -> Path:
     "Write a self-contained HTML report"
     sections = [_header(ev, clf, folder), _summary(ev), _per_class(ev), _confusion(ev),
                 _per_domain(ev), _ood(ev), _risk(ev), _calibration(ev),
-                _errors(ev, clf, folder, n_errors), _data(ev, folder, splits)]
+                _errors(ev, clf, folder, n_errors), _label_errors(label_errors, folder, n_errors),
+                _data(ev, folder, splits)]
     page = _page(clf.folder.name, *sections)
     file = Path(file).expanduser()
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 def skipped_browser(reporter):
     "Why the tests in test_browser.py were skipped, or None"
     for report in reporter.stats.get('skipped', []):
-        if 'test_browser.py' in report.nodeid and 'CHROMIUM' in str(report.longrepr):
+        if 'test_browser' in report.nodeid and 'CHROMIUM' in str(report.longrepr):
             return f'NOTE: the browser tests were skipped ({report.longrepr[2].removeprefix("Skipped: ")})'
 
 

@@ -1,5 +1,5 @@
 "The uploader in a browser: as Voilà's page, and in JupyterLab."
-import csv, json, os, shutil, socket, subprocess, sys, time, urllib.parse, urllib.request, warnings
+import contextlib, csv, json, os, shutil, socket, subprocess, sys, time, urllib.parse, urllib.request, warnings
 from pathlib import Path
 
 import pytest
@@ -50,9 +50,16 @@ def voila(tmp_path_factory):
 @pytest.fixture(scope='module')
 def lab(tmp_path_factory):
     "JupyterLab with the widget's notebook, less the cell that exports"
-    home, port = tmp_path_factory.mktemp('lab'), _free_port()
+    home = tmp_path_factory.mktemp('lab')
     nb = json.loads((root/'nbs/11_widget.ipynb').read_text(encoding='utf-8'))
     nb['cells'] = [dict(c, outputs=[]) if c['cell_type'] == 'code' else c for c in nb['cells'] if 'nbdev_export()' not in ''.join(c['source'])]
+    with jupyterlab(home, nb) as url: yield dict(url=url, saved=lambda: next((home/'tmp').glob('*/data/corrected')))     # the notebook works in a temporary folder
+
+
+@contextlib.contextmanager
+def jupyterlab(home, nb):
+    "JupyterLab in the folder `home` with the notebook `nb` as widget.ipynb"
+    port = _free_port()
     (home/'widget.ipynb').write_text(json.dumps(nb))
     (home/'tmp').mkdir()
     with open(home/'log', 'w') as log:
@@ -63,7 +70,7 @@ def lab(tmp_path_factory):
         for _ in range(300):
             try: urllib.request.urlopen(url + 'api', timeout=2); break
             except OSError: time.sleep(.2)
-        yield dict(url=url, saved=lambda: next((home/'tmp').glob('*/data/corrected')))          # the notebook works in a temporary folder
+        yield url
     finally:
         server.terminate()
         server.wait(20)
@@ -85,18 +92,23 @@ def open_voila(browser, voila, **kw):
 @pytest.fixture(scope='module')
 def lab_page(browser, lab):
     "The notebook, run, in JupyterLab"
+    return run_in_lab(browser, lab['url'], '.gear-drop')
+
+
+def run_in_lab(browser, url, selector):
+    "Open widget.ipynb in JupyterLab, run it, and scroll to the widget"
     page = browser.new_context(viewport=dict(width=1280, height=900)).new_page()
-    page.goto(lab['url'] + 'lab/tree/widget.ipynb')
+    page.goto(url + 'lab/tree/widget.ipynb')
     page.locator('.jp-Notebook').wait_for(timeout=60_000)
     page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.context?.sessionContext?.session?.kernel?.status === 'idle'", timeout=90_000)
     if page.locator('.jp-FileBrowser').is_visible(): page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    page.wait_for_function("() => document.querySelector('.jp-OutputArea-output') || document.querySelector('.gear-drop')", timeout=60_000)
+    page.wait_for_function("s => document.querySelector('.jp-OutputArea-output') || document.querySelector(s)", arg=selector, timeout=60_000)
     page.evaluate("() => document.querySelectorAll('.jp-WindowedPanel-outer').forEach(e => e.scrollTo(0, 0))")
     for _ in range(60):
-        if page.locator('.gear-drop').count(): break
+        if page.locator(selector).count(): break
         page.mouse.move(640, 500); page.mouse.wheel(0, 400); page.wait_for_timeout(500)
-    page.locator('.gear-drop').scroll_into_view_if_needed()
+    page.locator(selector).scroll_into_view_if_needed()
     return page
 
 
@@ -147,7 +159,7 @@ def test_photos_are_labeled(place, photos):
     assert labels(page) == [shown(clf.predict(photos[0]))]
     choose(page, photos[1:]); finished(page, len(photos))
     assert labels(page) == [shown(p) for p in clf.predict(photos)]
-    assert page.evaluate("() => [...document.querySelectorAll('.gear-thumb')].every(i => i.complete && i.naturalWidth > 30 && i.alt)")
+    assert page.evaluate("() => [...document.querySelectorAll('.gear-thumb')].every(i => i.complete && Math.max(i.naturalWidth, i.naturalHeight) >= 200 && i.offsetHeight >= 200 && i.alt)")
     assert page.locator('.gear-list li').first.locator('.gear-class').count() == 3
 
 
@@ -197,10 +209,10 @@ def test_drop_and_keyboard(place, photos):
     choosers[0].set_files(str(photos[0])); finished(page, 2)
     focus(page, '.gear-drop')
     seen = []
-    for _ in range(6):
+    for _ in range(10):
         page.keyboard.press('Tab')
         seen.append(page.evaluate("() => document.activeElement.textContent.slice(0, 12) || document.activeElement.tagName"))
-    assert 'Download CSV' in seen and 'Clear' in seen and sum('Correct the' in s for s in seen) == 2, seen
+    assert 'Download CSV' in seen and 'Clear' in seen and sum('Correct the' in s for s in seen) == sum('None of' in s for s in seen) == 2, seen
 
 
 @pytest.mark.parametrize('width', [1280, 390])
@@ -316,13 +328,78 @@ def test_the_models_own_label_confirms_it(place, photos, tmp_path):
     photo = next(f for f in photos if clf.predict(f).label)
     choose(page, [photo]); finished(page, 1)
     label = labels(page)[0]
-    page.locator('.gear-fix select').select_option(label)
+    page.get_by_role('button', name='Right').click()
     page.get_by_text(f'saved: corrected/{label}').wait_for()
+    assert page.locator('.gear-right').get_attribute('aria-pressed') == 'true' and page.locator('.gear-fix select').input_value() == label
     assert f'{label} confirmed' in page.locator('.gear-result').inner_text()
     assert table(page, tmp_path)[0]['corrected'] == 'confirmed'
     page.locator('.gear-undo').click()
     page.get_by_text('correction undone').wait_for()
     assert saved_files(saved) == []
+
+
+def test_none_of_these_and_a_new_class(place, photos, tmp_path):
+    page, saved, _ = place
+    choose(page, photos[:2]); finished(page, 2)
+    one, other = page.locator('.gear-list li').all()
+    one.locator('.gear-none').click()
+    one.get_by_text('saved: corrected/_none').wait_for()
+    select = other.locator('select')
+    select.select_option(label='New class…')
+    page.keyboard.press('Escape')                               # back to the list
+    assert select.evaluate('e => e === document.activeElement') and select.input_value() == ''
+    select.select_option(label='New class…')
+    page.keyboard.type('ladders'); page.keyboard.press('Enter')
+    other.get_by_text('saved: corrected/ladders').wait_for()
+    assert labels(page) == ['none of these', 'ladders'] and select.evaluate('e => e === document.activeElement')
+    assert one.locator('option', has_text='ladders').count() == 1           # it can be chosen for the others
+    assert [r['label'] for r in table(page, tmp_path)] == ['_none', 'ladders']
+    assert saved_files(saved) == [f'_none/{photos[0].name}', f'ladders/{photos[1].name}']
+    for row in (one, other):
+        row.locator('.gear-undo').click()
+        row.get_by_text('correction undone').wait_for()
+    assert saved_files(saved) == [] and page.locator('.gear-undo:visible').count() == 0
+
+
+def test_the_filter_shows_photos_that_were_rejected(place, photos):
+    page, saved, _ = place
+    choose(page, photos); finished(page, len(photos))
+    n = labels(page).count('not sure')
+    assert 0 < n < len(photos)
+    button = page.locator('.gear-filter')
+    assert button.inner_text() == f'Not sure only ({n})'
+    button.click()
+    assert page.locator('.gear-list li:visible').count() == n and button.get_attribute('aria-pressed') == 'true'
+    first = page.locator('.gear-list li:visible').first
+    first.locator('.gear-right').click()
+    first.get_by_text('saved: ').wait_for()
+    assert page.locator('.gear-list li:visible').count() == n   # so it can be undone
+    button.click()
+    assert page.locator('.gear-list li:visible').count() == len(photos)
+    shutil.rmtree(saved())
+
+
+def test_the_model_is_improved_and_saved(place, photos):
+    page, saved, where = place
+    choose(page, photos[:6]); finished(page, 6)
+    name = f'from-{where}'
+    improve = page.locator('.gear-improve')
+    for row in page.locator('.gear-list li').all()[:3]:
+        row.locator('.gear-none').click()
+        row.get_by_text('saved: corrected/_none').wait_for()
+    assert 'Improve the model with' in improve.inner_text() and not page.locator('.gear-save-model').is_visible()
+    before = page.locator('.gear-result').all_inner_texts()
+    improve.click()
+    page.locator('.gear-told', has_text='Improved with 3 corrected or confirmed photos').wait_for(timeout=90_000)
+    after = page.locator('.gear-result').all_inner_texts()
+    assert before[:3] == after[:3] and all(a != b for a, b in zip(after[3:], before[3:]))
+    page.locator('.gear-model-name').fill(name)
+    page.locator('.gear-model-name').press('Enter')
+    page.locator('.gear-told', has_text=f'/{name}').wait_for(timeout=90_000)
+    assert page.locator('.gear-picker').is_visible() and name in page.locator('.gear-picker').inner_text()
+    folder = next(saved().parent.parent.glob(f'**/{name}'))
+    assert shown(GearClassifier(folder).predict(photos[5])) == labels(page)[5]
+    shutil.rmtree(saved())
 
 
 def test_the_last_of_quick_corrections_counts(place, photos, tmp_path):

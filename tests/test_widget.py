@@ -1,16 +1,19 @@
 "Saved photos, corrections and messages of the uploader"
 import csv, errno, io, os
 
-import pytest
+import numpy as np, pytest
 from PIL import Image
 
 import gear_fastai.widget as widget
-from gear_fastai.inference import Prediction
+from gear_fastai.dataset import file_digest, read_splits
+from gear_fastai.inference import GearClassifier, Prediction
+from gear_fastai.photo import list_photos
+from gear_fastai.sources import draw_sample
 from gear_fastai.widget import GearUploader, save_photo
 
 
-def picture(format='JPEG', **kwargs):
-    Image.new('RGB', (8, 8), 'red').save(raw := io.BytesIO(), format, **kwargs)
+def picture(format='JPEG', size=(8, 8), **kwargs):
+    Image.new('RGB', size, 'red').save(raw := io.BytesIO(), format, **kwargs)
     return raw.getvalue()
 
 
@@ -88,6 +91,17 @@ class Page:
         return self.replies[-1]
 
     def drop(self, id='a', label=None, name=None): return self.say(kind='part', id=id, name=name or f'{id}.jpg', label=label, first=True, last=True, raw=picture())
+
+    def send_file(self, photo, id=None, label=None):
+        return self.say(kind='part', id=id or photo.name, name=photo.name, label=label, first=True, last=True, raw=photo.read_bytes())
+
+    def improve(self): self._wait(kind='improve')
+    def save(self, name): self._wait(kind='save', name=name)
+
+    def _wait(self, **msg):
+        self.say(**msg)
+        self.uploader._thread.join()
+
     def table(self): return list(csv.DictReader(io.StringIO(self.uploader.to_csv())))
 
 
@@ -95,7 +109,9 @@ class Page:
 def page(tmp_path):
     page = Page(GearUploader(save_to=tmp_path/'corrected', models=tmp_path/'models'))
     page.drop()
-    page.uploader._entries['a'].prediction = Prediction('crampons', .9, {'crampons': .9, 'axes': .1}, 'a.jpg')
+    entry = page.uploader._entries['a']
+    entry.prediction = Prediction('crampons', .9, {'crampons': .9, 'axes': .1}, 'a.jpg')
+    entry.features = None                       # this prediction stays
     return page
 
 
@@ -191,8 +207,31 @@ def test_probabilities_of_a_former_model_stay_in_the_table(page):
     assert page.table()[0]['left'] == '0.8' and page.table()[0]['axes'] == ''
 
 
-def test_an_unknown_class_is_refused(page):
-    assert 'no such class' in page.drop(label='../up')['error'] and not widget.Path(page.uploader.save_to).exists()
+@pytest.mark.parametrize('label, why', [
+    ('../up', 'not a valid name'), ('/etc', 'not a valid name'), ('.git', 'not a valid name'), ('a\nb', 'not a valid name'),
+    ('_other', 'must not begin with "_"'), ('x'*300, 'could not be saved')])
+def test_a_class_whose_name_is_not_valid_is_refused(page, label, why):
+    assert why in page.drop(label=label)['error'] and corrected(page) == []
+
+
+@pytest.mark.parametrize('said, label', [('_none', '_none'), ('ladders', 'ladders'), (' Ice axes ', 'Ice axes'), ('AXES', 'axes'), ('_NONE', '_none')])
+def test_new_classes_and_none_of_these(page, said, label):
+    reply = page.drop(label=said)
+    assert (reply['label'], reply['path'], reply['corrected']) == (label, f'corrected/{label}/a.jpg', 'corrected')
+    assert page.table()[0]['label'] == label and page.uploader.corrections == 1
+    page.say(kind='relabel', id='a', label='')
+    assert page.uploader.corrections == 0 and corrected(page) == []
+
+
+def test_a_new_class_keeps_its_first_spelling(page):
+    page.drop(label='Ladders')
+    page.drop('b')
+    assert page.drop('b', label='ladders')['label'] == 'Ladders'
+
+
+def test_a_rejected_photo_of_none_of_the_classes_is_confirmed(page):
+    page.uploader._entries['a'].prediction = Prediction(None, .6, {'axes': .6}, 'a.jpg')
+    assert page.drop(label='_none')['corrected'] == 'confirmed'
 
 
 def test_a_page_cannot_change_a_fixed_folder_or_the_size_limit(tmp_path):
@@ -232,4 +271,148 @@ def test_models_that_are_not_there(page, tmp_path):
 
 def test_thumbnails_and_top_classes(page):
     assert len(page.drop('b')['top']) == 3
-    assert max(Image.open(io.BytesIO(page.uploader._entries['b'].thumbnail)).size) <= 144
+    raw = picture(size=(900, 600))
+    page.say(kind='part', id='c', name='c.jpg', first=True, last=True, raw=raw)
+    assert Image.open(io.BytesIO(page.uploader._entries['c'].thumbnail)).size == (320, 213)
+
+
+def test_many_photos_are_known_in_several_messages(page):
+    for i in range(250): page.uploader._entries[str(i)] = page.uploader._entries['a']
+    page.replies.clear()
+    page.say(kind='hello')
+    assert [len(reply['predictions']) for reply in page.replies] == [100, 100, 51]
+
+
+# ---- improve the model
+
+@pytest.fixture(scope='module')
+def drawn(tmp_path_factory): return list(list_photos(draw_sample(tmp_path_factory.mktemp('drawn')/'new', n=1, seed=5)))
+
+
+@pytest.fixture
+def full(tmp_path, drawn):
+    "A page with twelve drawn photos"
+    page = Page(GearUploader(save_to=tmp_path/'corrected', models=tmp_path/'models'))
+    for photo in drawn: page.send_file(photo)
+    return page
+
+
+def test_improve_learns_and_updates_the_others(full, drawn, tmp_path):
+    classes = list(full.uploader.labels)
+    for photo in drawn[:4]: full.send_file(photo, label='ladders')
+    full.send_file(drawn[4], label='_none')
+    before = {p.path: p for p in full.uploader.predictions}
+    full.improve()
+    assert full.uploader.improved == full.uploader.corrections == 5 and full.uploader.labels == [*classes, 'ladders']
+    assert full.uploader.told.startswith('Improved with 5 corrected or confirmed photos: ')
+    update = next(reply for reply in full.replies if reply['kind'] == 'update')
+    assert len(update['predictions']) == 12 and update['predictions'][0]['label'] == 'ladders'
+    after = {p.path: p for p in full.uploader.predictions}
+    changed = [path for path in after if after[path].probabilities != before[path].probabilities]
+    assert sorted(changed) == sorted(photo.name for photo in drawn[5:])
+    assert full.send_file(drawn[0], id='again')['top'][0][0] == 'ladders'       # new photos too
+    # saved, it is offered and works from its folder
+    full.save('better')
+    assert full.uploader.told == 'Saved: models/better' and 'better' in full.uploader.models
+    saved = GearClassifier(tmp_path/'models/better')
+    assert saved.labels == full.uploader.labels and saved.predict(drawn[0]).top1 == 'ladders'
+    digests = set(read_splits(tmp_path/'models/better').digest)
+    assert {file_digest(photo) for photo in drawn[:5]} <= digests               # `compare` refuses them
+    full.uploader.chosen = 'better'
+    assert full.uploader.improved == 0 and full.uploader.told == ''
+
+
+class Fake:
+    "A classifier that records what it is adapted to"
+    reference = head = object()
+    folder = widget.Path('fake')
+    def __init__(self, labels=('axes', 'tents')): self.labels = list(labels)
+    def features(self, photos): return np.ones((len(photos), 2), np.float32)
+    def predict_features(self, features): return [Prediction(self.labels[-1], .9, {self.labels[-1]: .9}) for _ in features]
+    def save(self, folder): widget.Path(folder).mkdir(parents=True)
+
+    def adapt(self, photos, labels):
+        if 'broken' in labels: raise ValueError('a.jpg and b.jpg: look the same but have different labels')
+        new = Fake(dict.fromkeys([*self.labels, *(label for label in labels if label != '_none')]))
+        new.seen = {photo.name: label for photo, label in zip(photos, labels)}
+        return new
+
+
+@pytest.fixture
+def fake(page):
+    page.uploader._base = page.uploader._classifier = Fake()
+    page.uploader.labels = ['axes', 'tents']
+    for id in 'abc': page.drop(id)
+    return page
+
+
+def said(page): return [p.label for p in page.uploader.predictions]
+
+
+def test_each_improvement_starts_from_the_loaded_model(fake):
+    fake.drop('a', label='ladders')
+    fake.improve()
+    assert said(fake) == ['ladders', 'ladders', 'ladders'] and fake.uploader.told.endswith('2 other labels changed.')
+    fake.say(kind='relabel', id='a', label='')
+    assert said(fake)[0] == 'ladders'                                           # of the improved model
+    fake.drop('b', label='_none')
+    fake.improve()
+    assert fake.uploader._classifier.seen == {'b.jpg': '_none'} and said(fake) == ['tents', '_none', 'tents']
+    fake.say(kind='relabel', id='b', label='')
+    fake.improve()
+    assert said(fake) == ['tents']*3 and fake.uploader.told == 'Without corrections, the model is gear again.'
+
+
+def test_cleared_corrections_still_count(fake):
+    fake.drop('a', label='ladders')
+    fake.say(kind='clear')
+    fake.drop('d')
+    fake.drop('d', label='rope')
+    assert fake.uploader.corrections == 2
+    fake.improve()
+    assert fake.uploader._classifier.seen == {'a.jpg': 'ladders', 'd.jpg': 'rope'} and fake.uploader.improved == 2
+
+
+def test_a_deleted_correction_does_not_count(fake, tmp_path):
+    for id in 'ab': fake.drop(id, label='ladders')
+    (tmp_path/'corrected/ladders/a.jpg').unlink()
+    fake.improve()
+    assert fake.uploader._classifier.seen == {'b.jpg': 'ladders'} and fake.uploader.improved == 1
+
+
+def test_corrections_made_with_another_model_count(fake):
+    fake.drop('a', label='ladders')
+    fake.uploader._base = fake.uploader._classifier = other = Fake(['left', 'right'])
+    before = said(fake)[1:]
+    fake.improve()
+    assert fake.uploader._classifier.seen == {'a.jpg': 'ladders'} and other.labels == ['left', 'right']
+    assert said(fake)[1:] == before                                             # they have no features of this model
+
+
+def test_what_goes_wrong_is_told(fake, tmp_path):
+    fake.drop('a', label='broken')
+    fake.improve()
+    assert fake.uploader.told == 'a.jpg and b.jpg: look the same but have different labels' and fake.uploader.working == ''
+    fake.save('x')
+    assert fake.uploader.told == 'improve the model before you save it'
+    fake.drop('a', label='ladders')
+    fake.improve()
+    for name, why in {'': 'not a valid name', '../x': 'not a valid name', 'gear': 'name is taken', ' ok ': 'Saved: models/ok', 'ok': 'name is taken'}.items():
+        fake.save(name)
+        assert why in fake.uploader.told, name
+    assert [f.name for f in (tmp_path/'models').iterdir()] == ['ok']
+
+
+def test_one_task_at_a_time(fake):
+    fake.drop('a', label='ladders')
+    fake.uploader.working = 'saving'
+    fake.say(kind='improve')
+    assert fake.uploader.improved == 0 and not hasattr(fake.uploader, '_thread')
+
+
+def test_a_model_that_cannot_be_improved_still_predicts(page, monkeypatch):
+    def head(self): raise widget.ModelError('a model of format 1 has no reference features; train it again')
+    monkeypatch.setattr(GearClassifier, 'head', property(head))
+    uploader = GearUploader(save_to=page.uploader.save_to)
+    assert not uploader.can_improve and uploader.predict(picture(), 'a.jpg').error is None
+    with pytest.raises(widget.ModelError, match='cannot be improved'): uploader.improve()
