@@ -16,7 +16,7 @@ from PIL import Image
 from scipy.special import softmax
 from timm.models._hub import save_for_hf
 from timm.utils import unwrap_model
-from .photo import normalize, to_pixels
+from .photo import FASTAI_RESIZES, normalize, to_pixels
 from .files import atomic_write
 from .history import write_history
 from .dataset import fingerprint, is_none, photo_domains, with_digests, write_splits

@@ -337,6 +337,25 @@ def _map_batches(self:GearClassifier, function, photos, bs):
         while pending: yield from pending.popleft().result()
     finally: pool.shutdown(cancel_futures=True)
 
+# %% ../nbs/08_inference.ipynb #804ce26e
+_PHOTO_TYPES = (str, bytes, bytearray, memoryview, os.PathLike, np.ndarray, Image.Image)
+
+def _is_many(photos):
+    "Whether `photos` is a collection or generator of photos, not one photo"
+    if isinstance(photos, _PHOTO_TYPES) or hasattr(photos, 'read') or hasattr(photos, 'detach'): return False
+    return isinstance(photos, Iterable)
+
+# %% ../nbs/08_inference.ipynb #d5e8567e
+@patch
+def predict(self:GearClassifier,
+    photos,  # anything `open_photo` takes, or a collection of such photos
+):  # a `Prediction`, or a list of them in the same order
+    "Classify one photo (raise `PhotoError` if it is unreadable) or many (give each an `error`)"
+    if _is_many(photos): return list(self.stream(photos))
+    pixels, keep = self._read(photos)
+    outputs = [output[0] for output in self.predict_pixels(pixels[None])]
+    return self._prediction(photos, keep, *outputs)
+
 # %% ../nbs/08_inference.ipynb #f8000002
 @patch
 def _features_or_errors(self:GearClassifier, photos):
@@ -357,25 +376,6 @@ def features(self:GearClassifier,
         if isinstance(row, PhotoError): raise row
         rows.append(row)
     return np.stack(rows) if rows else np.zeros((0, self.reference.features.shape[1]), np.float32)
-
-# %% ../nbs/08_inference.ipynb #804ce26e
-_PHOTO_TYPES = (str, bytes, bytearray, memoryview, os.PathLike, np.ndarray, Image.Image)
-
-def _is_many(photos):
-    "Whether `photos` is a collection or generator of photos, not one photo"
-    if isinstance(photos, _PHOTO_TYPES) or hasattr(photos, 'read') or hasattr(photos, 'detach'): return False
-    return isinstance(photos, Iterable)
-
-# %% ../nbs/08_inference.ipynb #d5e8567e
-@patch
-def predict(self:GearClassifier,
-    photos,  # anything `open_photo` takes, or a collection of such photos
-):  # a `Prediction`, or a list of them in the same order
-    "Classify one photo (raise `PhotoError` if it is unreadable) or many (give each an `error`)"
-    if _is_many(photos): return list(self.stream(photos))
-    pixels, keep = self._read(photos)
-    outputs = [output[0] for output in self.predict_pixels(pixels[None])]
-    return self._prediction(photos, keep, *outputs)
 
 # %% ../nbs/08_inference.ipynb #72167b06
 def _photos_in(folder):
