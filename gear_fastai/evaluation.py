@@ -549,7 +549,7 @@ def _probe_scores(x, y, groups, domains, alpha):
     weights = row_weights(y, domains)
     mean, scale = _mean_scale(x, weights)
     one_hot = np.eye(y.max() + 2)[y]
-    return _fit_scores((x - mean)/scale, one_hot, groups, weights, alpha)[-1]
+    return next(_fit_scores((x - mean)/scale, one_hot, groups, weights, [alpha]))[-1]
 
 # %% ../nbs/09_evaluation.ipynb #0c288e86
 def _left_out_scores(x, y, groups, domains):
