@@ -277,6 +277,7 @@ class Reference:
     lengths: np.ndarray = None  # of the features before they were scaled, (M,)
 
     def __post_init__(self):
+        self.paths = list(map(str, self.paths))
         features = np.asarray(self.features, np.float32)
         if self.lengths is None: self.lengths = np.linalg.norm(features, axis=1)
         if self.groups is None: self.groups = np.arange(len(features))

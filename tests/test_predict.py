@@ -305,7 +305,7 @@ def test_home_folder_in_all_paths(tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir() if not p.name.startswith('.')) == ['my models', 'my photos', 'report.html']
 
 
-@pytest.mark.parametrize('setting, args', [('weights', ['--weights', 'x']), ('pretrained', ['--no-pretrained']), ('views', ['--views', '2']), ('alpha', ['--alpha', '1']),
+@pytest.mark.parametrize('setting, args', [('pretrained', ['--no-pretrained']), ('views', ['--views', '2']), ('alpha', ['--alpha', '1']),
                                            ('patience', ['--arch', 'test_vit', '--epochs', '0', '--patience', '1'])])
 def test_options_that_would_do_nothing_are_wrong_usage(tmp_path, setting, args):
     result = CliRunner().invoke(main, ['train', str(tmp_path), *args])
