@@ -121,31 +121,44 @@ def _metrics(fitted, left_out, labels):
                 measured='valid_loss and accuracy: left-out predictions for the training photos')
 
 # %% ../nbs/08a_adapt.ipynb #8a000049
-def _fit(reference, classes, rate, most=10):
-    "Weight and bias of a head fitted on a `Reference`; what changes in gear.json"
-    from gear_fastai.calibration import calibrate
+def _fit_head(reference, n_classes, **options):
+    "Weight, bias and left-out logits of a head fitted on the photos of a `Reference`"
     from gear_fastai.probe import fit_ridge, row_weights
     photos = slice(reference.n_photos)
-    x = reference.raw[photos]
+    labels = reference.labels[photos]
+    weights = row_weights(labels, reference.domains[photos], **options)
+    return fit_ridge(reference.raw[photos], labels, n_classes, reference.groups[photos], weights=weights)
+
+def _fit(reference, classes, rate, **options):
+    "Weight and bias of a head fitted on a `Reference`, left-out logits, and what changes in gear.json"
+    from gear_fastai.calibration import calibrate
+    from gear_fastai.probe import row_weights
+    photos = slice(reference.n_photos)
     labels = reference.labels[photos]
     domains = reference.domains[photos]
-    weights = row_weights(labels, domains, most)
-    weight, bias, left_out = fit_ridge(x, labels, len(classes), reference.groups[photos], weights=weights)
-    scores = reference.fit_rejection(len(classes), row_weights(reference.labels, reference.domains, most))
+    weight, bias, left_out = _fit_head(reference, len(classes), **options)
+    scores = reference.fit_rejection(len(classes), row_weights(reference.labels, reference.domains, **options))
     found = dict(calibration=None) | calibrate(left_out, labels, scores, domains, rate, 'left-out training')
     head = weight.astype(np.float32), bias.astype(np.float32)
-    return head, found | dict(metrics=_metrics(x @ weight.T + bias, left_out, labels))
+    return head, left_out, found | dict(metrics=_metrics(reference.raw[photos] @ weight.T + bias, left_out, labels))
 
 # %% ../nbs/08a_adapt.ipynb #8a000020
-def _with_head(clf, reference, classes, most):
+def _with_head(clf, reference, classes, **options):
     "A copy of `clf` with a head fitted on `reference`"
     rate = (clf.gear.get('calibration') or {}).get('rejection_rate', .02)
-    head, found = _fit(reference, classes, rate, most)
+    head, left_out, found = _fit(reference, classes, rate, **options)
     new = object.__new__(type(clf))
     gear = clf.gear | found | dict(labels=classes)
-    new.__dict__.update(clf.__dict__, labels=classes, reference=reference, gear=gear, _head=head,
+    new.__dict__.update(clf.__dict__, labels=classes, reference=reference, gear=gear, _head=head, _left_out=left_out,
                         temperature=gear['temperature'], threshold=gear['rejection_threshold'])
     return new
+
+# %% ../nbs/08a_adapt.ipynb #8a000052
+@patch(as_prop=True)
+def left_out_logits(self: GearClassifier) -> np.ndarray:
+    "Logits of the training photos by fits without their group, (`reference.n_photos`, C)"
+    if '_left_out' not in self.__dict__: self._left_out = _fit_head(self.reference, len(self.labels))[2]
+    return self._left_out
 
 # %% ../nbs/08a_adapt.ipynb #8a000023
 def _names(photos, labels, domain):
@@ -218,7 +231,7 @@ def _adapted(self: GearClassifier, features, labels, groups, paths, files, domai
     reference = _joined(self.reference, rows)
     if len(classes) > len(self.labels):
         reference = _without_covered(reference, len(self.labels), len(classes), first_group)
-    new = _with_head(self, reference, classes, most)
+    new = _with_head(self, reference, classes, most=most)
     new._added = [*getattr(self, '_added', []), *map(_Added, paths, labels, groups.tolist(), files)]
     return new
 
@@ -264,15 +277,26 @@ def _onnx_with(content, head, size):
 # %% ../nbs/08a_adapt.ipynb #8a000029
 def _rounded(head, dtype): return tuple(value.astype(dtype).astype(np.float32) for value in head)
 
+def _onnx_difference(content, head, size):
+    "Largest difference between the logits of an ONNX model and those of `head`, for a random image"
+    import onnxruntime
+    session = onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])
+    image = np.random.default_rng(0).normal(size=(1, 3, size, size)).astype(np.float32)
+    logits, features = session.run(['logits', 'features'], dict(image=image))
+    return float(np.abs(dot_rows(features, head[0]) + head[1] - logits).max())
+
 def _write_network(folder, parent, head, labels, size):
-    "model.safetensors, config.json and model.onnx, with another head than `parent`"
+    "Write model.safetensors, config.json and model.onnx, with another head than `parent`"
     from safetensors.numpy import load
     _, config, weights, network = read_model(parent, 'config.json', 'model.safetensors', 'model.onnx')
     config = json.loads(config)
     head = _rounded(head, load(weights)[_head_names(config)[0]].dtype)
     (folder/'model.safetensors').write_bytes(_safetensors_with(weights, config, head))
     (folder/'config.json').write_text(json.dumps(_config_with(config, labels, size), indent=2))
-    (folder/'model.onnx').write_bytes(_onnx_with(network, head, size))
+    network = _onnx_with(network, head, size)
+    difference = _onnx_difference(network, head, size)
+    if not difference < 1e-2: raise ModelError(f'{folder}: ONNX Runtime and NumPy differ by {difference:.2g}; not saved')
+    (folder/'model.onnx').write_bytes(network)
 
 # %% ../nbs/08a_adapt.ipynb #8a000030
 def _splits_with(clf):
@@ -304,6 +328,7 @@ def _write(clf, dest, splits, folder, notes):
     from gear_fastai.dataset import fingerprint, write_splits
     from gear_fastai.history import write_history
     about = dict(clf.gear, notes=notes, data=fingerprint(splits, folder), evaluations=[], versions=package_versions())
+    about.pop('onnx_max_probability_difference', None)      # of the parent
     history = pd.DataFrame([{k: v for k, v in about['metrics'].items() if k != 'measured'}])
     with atomic_folder(dest) as tmp:
         _write_network(tmp, clf.folder, clf._head, clf.labels, clf.size)
@@ -373,17 +398,6 @@ def _backbone(size):
     return clf
 
 # %% ../nbs/08a_adapt.ipynb #8a000037
-def _training_rows(folder, splits):
-    "Photos to train with, and negatives if there are enough"
-    from gear_fastai.calibration import MIN_PHOTOS
-    from gear_fastai.dataset import is_none
-    rows = splits[splits.split == 'train']
-    n = int(is_none(rows).sum())
-    if not 0 < n < MIN_PHOTOS: return rows
-    warnings.warn(f'{folder}: {n} negatives are too few to learn from, {MIN_PHOTOS} are needed; '
-                  'photos are rejected by their similarity to the training photos')
-    return rows[~is_none(rows)]
-
 def _reference_of(clf, folder, rows, classes):
     "A `Reference` of photos in a dataset"
     import pandas as pd
@@ -423,9 +437,9 @@ def train_probe(
     splits = ensure_splits(folder, split, seed, progress)
     classes = sorted(set(splits.label) - {NONE})
     clf = _backbone(size)
-    reference = _reference_of(clf, folder, _training_rows(folder, splits), classes)
+    reference = _reference_of(clf, folder, splits[splits.split == 'train'], classes)
     clf.gear = clf.gear | dict(calibration=dict(rejection_rate=reject_rate), versions=None)
-    clf = _with_head(clf, reference, classes, most=10)
+    clf = _with_head(clf, reference, classes)
     clf.gear['metrics'] |= _validated(clf, folder, splits)
     clf.gear['preprocessing'] = clf.gear['preprocessing'] | dict(size=size)
     keep_model(out, free_name(out))

@@ -24,7 +24,7 @@ from .dataset import _check_folder, _expand, _list_folder, _of_classes, _scan_re
 from .dataset import _with_other_columns, compare_manifest, DataError, file_digest, is_none
 from .dataset import list_dataset, MANIFEST, NONE, photo_domains
 from .dataset import product_groups, product_id, read_splits, shell_command
-from .probe import _fit_scores, _mean_scale, _numbered, fit_scale, platt_targets, row_weights
+from .probe import _numbered, fit_rejection, fit_scale, platt_targets, row_weights
 from .calibration import calibration_error
 from .model_folder import _unit_rows, read_gear
 from .inference import classifier, GearClassifier
@@ -543,21 +543,14 @@ def top_losses(self: Evaluation,
     wrong = self.predictions[self.predictions.label != self.predictions.top1]
     return wrong.sort_values('p_true').head(n).reset_index(drop=True)
 
-# %% ../nbs/09_evaluation.ipynb #631e7648
-def _probe_scores(x, y, groups, domains, alpha):
-    "Left-out scores of a linear probe, (N, C + 1); class -1 is the last column"
-    weights = row_weights(y, domains)
-    mean, scale = _mean_scale(x, weights)
-    one_hot = np.eye(y.max() + 2)[y]
-    return next(_fit_scores((x - mean)/scale, one_hot, groups, weights, [alpha]))[-1]
-
 # %% ../nbs/09_evaluation.ipynb #0c288e86
 def _left_out_scores(x, y, groups, domains):
     "Left-out scores, (N, C), or (N, C + 1) with pictures of none of the classes"
     known = y >= 0
-    scores = _probe_scores(x[known], y[known], groups[known], domains[known], alpha=3.)[:, :-1]
+    weights = row_weights(y[known], domains[known])
+    scores = fit_rejection(x[known], y[known], y.max() + 1, groups[known], weights, alpha=3.)[2][:, :-1]
     if known.all(): return scores
-    combined = _probe_scores(x, y, groups, domains, alpha=1.)
+    combined = fit_rejection(x, y, y.max() + 1, groups, row_weights(y, domains))[2]
     combined[known] += 2*np.column_stack([scores, scores.max(1)])
     combined[known] /= 3
     return combined

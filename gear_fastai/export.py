@@ -23,7 +23,7 @@ from .dataset import fingerprint, is_none, photo_domains, with_digests, write_sp
 from .learner import check_labels, photo_size
 from .transfer import WithFeatures, check_network, frozen_forward
 from .transfer import write_onnx
-from .calibration import MIN_PHOTOS, calibrate
+from .calibration import calibrate
 from .card import describe_preprocessing, model_card, package_versions, write_description
 from .model_folder import FORMAT, REFERENCE, ModelError, Reference, atomic_folder, file_digests
 from .model_folder import read_gear, write_reference
@@ -252,10 +252,6 @@ def _spaced(n, most): return np.arange(n)[::max(1, -(-n//most))]
 def _negatives(info, most):
     "Up to `most` negatives to train with"
     rows = info.rows('train', none=True)
-    if 0 < len(rows) < MIN_PHOTOS:
-        warnings.warn(f'{info.folder}: {len(rows)} negatives are too few to learn from, {MIN_PHOTOS} are needed; '
-                      'photos are rejected by their similarity to the training photos')
-        return rows[:0]
     return rows.iloc[_spaced(len(rows), most)]
 
 # %% ../nbs/07a_export.ipynb #21f28767

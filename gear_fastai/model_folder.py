@@ -339,8 +339,13 @@ def fit_rejection(self: Reference,
     weights=None,  # weight of each row, (M,); default: `row_weights`
 ) -> np.ndarray:  # left-out rejection scores of the training photos, (number of photos,)
     "Fit the probe that tells the classes from negatives"
-    if self.n_photos == len(self.labels): return self.left_out_scores()
-    from gear_fastai.probe import fit_rejection, row_weights        # SciPy, which prediction does not need
+    from gear_fastai.calibration import MIN_PHOTOS                  # with SciPy, which prediction does not need
+    from gear_fastai.probe import fit_rejection, row_weights
+    n = len(self.labels) - self.n_photos
+    if 0 < n < MIN_PHOTOS:
+        warnings.warn(f'{n} negatives are too few to learn from, {MIN_PHOTOS} are needed; '
+                      'photos are rejected by their similarity to the training photos')
+    if n < MIN_PHOTOS: return self.left_out_scores()
     if weights is None: weights = row_weights(self.labels, self.domains)
     self.weight, self.bias, scores = fit_rejection(self.raw, self.labels, n_classes, self.groups, weights)
     return self.left_out_scores(_margin(scores))

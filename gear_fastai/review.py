@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EXCLUDED', 'DecisionLog', 'decisions_in', 'ReviewLock', 'review_value', 'review_gains', 'random_order',
-           'list_to_review', 'ReviewItem', 'ReviewSession', 'paired_difference']
+           'list_to_review', 'ReviewItem', 'ReviewSession']
 
 # %% ../nbs/11b_review.ipynb #63335797
 import csv, hashlib, io, json, os, socket, threading, warnings
@@ -22,10 +22,9 @@ from .dataset import _checked, _check_folder, _class_name, _components, _expand,
 from .dataset import _place, _printable, _split_classes
 from .dataset import DataError, earlier_splits, file_digest, MANIFEST, NONE, product_id
 from .dataset import split_dataset, write_splits
-from .model_folder import ModelError
-from .probe import fit_ridge, row_weights
+from .model_folder import _unit_rows, ModelError
 from .inference import classifier, Nearest, _softmax
-import gear_fastai.adapt  # adds `GearClassifier.adapt`
+from .adapt import _SAME, _test_paths
 
 # %% ../nbs/11b_review.ipynb #fcb369c0
 EXCLUDED = '_excluded'  # label, and folder, of photos that are not to be used
@@ -420,20 +419,6 @@ def __enter__(self: ReviewSession): return self
 @patch
 def __exit__(self: ReviewSession, *error): self.close()
 
-# %% ../nbs/11b_review.ipynb #200705bb
-_SAME = .9995  # cosine similarity of two files of one photo
-
-def _unit_rows(x): return x/np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-
-# %% ../nbs/11b_review.ipynb #689722a5
-def _left_out_probabilities(clf):
-    "Probabilities (M, C) of the training photos by fits without their group"
-    ref = clf.reference
-    photos = slice(ref.n_photos)
-    weights = row_weights(ref.labels[photos], ref.domains[photos])
-    logits = fit_ridge(ref.raw[photos], ref.labels[photos], len(clf.labels), ref.groups[photos], weights=weights)[2]
-    return _softmax(logits, clf.temperature)
-
 # %% ../nbs/11b_review.ipynb #52e5faf9
 def _nearest_others(clf, cosines, rows):
     "The nearest training photo that is not in the group of the training photos `rows`"
@@ -449,7 +434,7 @@ def _honest_predictions(clf, x):
     if not seen: return predictions
     cosines = _unit_rows(x[seen]) @ clf.reference.features[:clf.reference.n_photos].T
     rows = cosines.argmax(1)
-    probabilities = _left_out_probabilities(clf)[rows].tolist()
+    probabilities = _softmax(clf.left_out_logits[rows], clf.temperature).tolist()
     for i, shares, nearest in zip(seen, probabilities, _nearest_others(clf, cosines, rows)):
         predictions[i] = replace(predictions[i], probabilities=dict(zip(clf.labels, shares)),
                                  confidence=max(shares), nearest=nearest)
@@ -756,16 +741,16 @@ def _begin(self: ReviewSession):
         return again
 
 # %% ../nbs/11b_review.ipynb #3a379990
-def _test_paths(folder):
+def _for_testing(folder):
     "Photos of the test split"
     table = _earlier(folder)
-    return set() if table is None else set(table.path[table.split == 'test'])
+    return set() if table is None else _test_paths(table)
 
 # %% ../nbs/11b_review.ipynb #f49e51b7
 @patch
 def _to_train_on(self: ReviewSession):
     "Path → label of the decided photos that a model may be trained on"
-    test = _test_paths(self.folder)
+    test = _for_testing(self.folder)
     decided = {path: label for path, label in self.decided.items() if label != EXCLUDED and path not in test}
     return self._without_copies(decided)
 
@@ -1035,7 +1020,7 @@ def _adapt_now(self: ReviewSession):
 def _test_truth(self: ReviewSession):
     "(path, class) of the photos in the test split"
     decided = self.decided
-    paths = [path for path in self._row if path in _test_paths(self.folder) - self._trained]
+    paths = [path for path in self._row if path in _for_testing(self.folder) - self._trained]
     labels = [(path, decided.get(path, self._old.get(path))) for path in paths]
     return [(path, label) for path, label in labels if label not in (None, NONE, EXCLUDED)]
 
@@ -1045,19 +1030,6 @@ def _before(self: ReviewSession, paths):
     "Predictions of the first model, None for photos that it was trained on"
     found = self.base.predict_features(self._features[[self._row[path] for path in paths]])
     return [None if p.similarity is not None and p.similarity > _SAME else p.top1 for p in found]
-
-# %% ../nbs/11b_review.ipynb #f2b3f307
-def paired_difference(
-    old,  # whether the first model is right, bool (n,)
-    new,  # whether the second one is, bool (n,)
-) -> tuple:  # difference of the accuracies, and its 95 % interval
-    "Compare two models on the same photos ([Agresti and Min 2005](https://doi.org/10.1002/sim.1781))"
-    n = len(old)
-    won = int(np.sum(new & ~old)) + .5
-    lost = int(np.sum(old & ~new)) + .5
-    middle = (won - lost)/(n + 2)
-    half = 1.96*np.sqrt(won + lost - (won - lost)**2/(n + 2))/(n + 2)
-    return float(np.mean(new) - np.mean(old)), (float(middle - half), float(middle + half))
 
 # %% ../nbs/11b_review.ipynb #219ae9e7
 @patch
@@ -1074,6 +1046,6 @@ def compare(self: ReviewSession) -> dict:  # photos, n, old, new, difference, ci
         rows = [(old == label, new == label) for old, (_, label, new) in zip(before, rows) if old]
     if not rows: raise DataError(f'{self.folder}: no photos to compare on yet; decide some more')
     old, new = np.array(rows).T
-    difference, interval = paired_difference(old, new)
+    from gear_fastai.compare import paired_ci                   # needs matplotlib
     return dict(photos=kind, n=len(rows), old=float(old.mean()), new=float(new.mean()),
-                difference=difference, ci95=interval)
+                difference=float(new.mean() - old.mean()), ci95=paired_ci(old, new, np.arange(len(old))))

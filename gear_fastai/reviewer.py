@@ -12,6 +12,7 @@ import anywidget, gear_fastai
 from fastcore.basics import patch
 from .photo import open_photo, PhotoError, thumbnail
 from .review import ReviewSession
+from .widget import _check_name
 
 # %% ../nbs/11c_reviewer.ipynb #80c4e26f
 _HERE = Path(gear_fastai.__file__).parent
@@ -167,8 +168,7 @@ def _revert(self: GearReviewer): return dict(note=f'{self.session.revert()["move
 # %% ../nbs/11c_reviewer.ipynb #04659180
 @patch
 def _save(self: GearReviewer, name):
-    invalid = Path(name).name != name or name.startswith('.')
-    if invalid: raise ValueError(f'{name}: not a valid name for a folder')
+    _check_name(name, 'a model')
     if (self._models/name).exists(): raise ValueError(f'{name}: already there; choose another name')
     self.session.save(self._models/name)
     return dict(note=f'saved: {self._models/name}')
