@@ -295,7 +295,8 @@ def _write_network(folder, parent, head, labels, size):
     (folder/'config.json').write_text(json.dumps(_config_with(config, labels, size), indent=2))
     network = _onnx_with(network, head, size)
     difference = _onnx_difference(network, head, size)
-    if not difference < 1e-2: raise ModelError(f'{folder}: ONNX Runtime and NumPy differ by {difference:.2g}; not saved')
+    if not difference < 1e-2:
+        raise ModelError(f'{folder}: ONNX Runtime and NumPy differ by {difference:.2g}; not saved')
     (folder/'model.onnx').write_bytes(network)
 
 # %% ../nbs/08a_adapt.ipynb #8a000030

@@ -89,7 +89,11 @@ function render({ model, el }) {
     const form = tag('form', {}, tag('h3', { textContent: title }), ...[text].flat(), ...(input ? [input] : []),
       tag('div', { className: 'gear-bar' }, ...(ok ? [tag('button', { textContent: ok })] : []), cancel))
     dialog.returnValue = ''
-    dialog.onclose = () => { stage.focus(); resolve(dialog.returnValue === 'ok' ? input ? input.value.trim() : true : null) }
+    dialog.onclose = () => {
+      if (dialog.open) return                   // the event of an earlier dialog comes late
+      stage.focus()
+      resolve(dialog.returnValue === 'ok' ? input ? input.value.trim() : true : null)
+    }
     form.onsubmit = e => { e.preventDefault(); dialog.close('ok') }
     dialog.replaceChildren(form)
     aria(dialog, { label: title })
