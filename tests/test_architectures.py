@@ -90,7 +90,7 @@ def test_fine_tuning_that_fails_leaves_the_probe(dls, tmp_path):
 def easy(tmp_path_factory):
     "Loaders that a small network learns from in an epoch"
     home = tmp_path_factory.mktemp('easy')
-    draw_sample(home/'all', n=24)
+    draw_sample(home/'all', n=60)
     for label in ('boots', 'rope'): shutil.copytree(home/'all'/label, home/'two'/label)
     return dataloaders(home/'two', size=64, bs=8, splits=split_dataset(home/'two', valid=.3, test=0))
 
@@ -98,10 +98,13 @@ def easy(tmp_path_factory):
 def test_callbacks_and_history_see_the_interpolated_weights(easy, tmp_path):
     learn = transfer_learner(easy, 'test_resnet', pretrained=False)
     learn.path, trained = tmp_path, []
+    learn.fit_head()
+    for param in head_parameters(learn.model): param.data.neg_()    # a head that any training improves
+    learn.recorder.history, learn.recorder.current = [], None
     norms = _copy(learn.model)
     note = Callback(after_train=lambda cb: trained.append(_copy(cb.model)))
-    with learn.no_bar(), learn.no_logging():        # from a random head, which any training improves
-        learn.fine_tune(3, 1e-3, freeze_epochs=0, cbs=[note, SaveBest(tmp_path/'best'), SaveModelCallback(fname='fastai')])
+    with learn.no_bar(), learn.no_logging():
+        learn.fine_tune(3, 1e-2, freeze_epochs=0, cbs=[note, SaveBest(tmp_path/'best'), SaveModelCallback(fname='fastai')])
     row = learn.recorder.history[learn.recorder.current]
     assert learn.mix > 0 and row['valid_loss'] == learn.recorder.to_frame().valid_loss.min()
     assert read_gear(tmp_path/'best')['metrics']['epoch'] == row['epoch']
