@@ -27,19 +27,20 @@ def _blocks(groups, max_rows=4096):
 def _left_out_residuals(rows, residuals):
     "`residuals` of fits without the group; `rows` times themselves are its block of the hat matrix"
     hat = rows @ rows.swapaxes(1, 2)
-    return np.linalg.solve(np.eye(rows.shape[1]) - hat, residuals)
+    return np.linalg.solve(np.eye(rows.shape[1], dtype=hat.dtype) - hat, residuals)
 
 # %% ../nbs/04_probe.ipynb #6d20116d
 def leave_group_out_ridge(
-    x,  # features, float64 (N, F)
-    t,  # targets, float64 (N, C)
+    x,  # features, float (N, F)
+    t,  # targets, (N, C), of the type of `x`
     groups,  # group of each row, (N,)
     alpha,  # ridge penalty, > 0: a number, or one for each feature, (F,)
     gram=None,  # `x.T @ x`, if you fit several times
 ) -> tuple:  # weights (F, C); predictions for each row by a fit without its group (N, C)
     "Fit a ridge regression without intercept; predict each group by a fit without it"
     gram = x.T @ x if gram is None else gram
-    root = cholesky(gram + np.diag(np.broadcast_to(alpha, x.shape[1])), lower=True)
+    penalties = np.broadcast_to(alpha, x.shape[1]).astype(x.dtype)
+    root = cholesky(gram + np.diag(penalties), lower=True)
     whitened = solve_triangular(root, x.T, lower=True).T
     coefs = whitened.T @ t
     residuals = t - whitened @ coefs
@@ -123,11 +124,12 @@ def _fit_scores(x, one_hot, groups, weights, alphas):
     "For each alpha: weight (C, F), bias (C,) and left-out scores (N, C) for scaled features"
     root = np.sqrt(weights)[:, None]
     target_mean = np.average(one_hot, axis=0, weights=weights)
-    inputs = np.hstack([root*x, root])
+    inputs = np.hstack([root*x, root]).astype(np.float32)
+    targets = (root*(one_hot - target_mean)).astype(np.float32)
     gram = inputs.T @ inputs
     for alpha in alphas:
         penalties = np.append(np.full(x.shape[1], alpha*len(x)), 1e-6)
-        coefs, left_out = leave_group_out_ridge(inputs, root*(one_hot - target_mean), groups, penalties, gram)
+        coefs, left_out = leave_group_out_ridge(inputs, targets, groups, penalties, gram)
         yield coefs[:-1].T, target_mean, left_out/root + target_mean
 
 def _scaled(fit, one_hot, groups, weights):
