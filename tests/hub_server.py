@@ -1,6 +1,6 @@
 "A small Hugging Face Hub on this machine: repositories, LFS uploads, commits and downloads, without Xet."
-import base64, hashlib, http.server, json, re, threading
-from contextlib import contextmanager
+import base64, hashlib, http.server, json, re, socket, threading
+from contextlib import contextmanager, suppress
 from unittest import mock
 
 from huggingface_hub import constants
@@ -39,10 +39,23 @@ class Hub(http.server.ThreadingHTTPServer):
         self.repos = {}         # (type, 'me/name') → Repo
         self.blobs = {}         # SHA-256 → content of large files
         self.requests = []      # (method, path)
+        self.sockets = []
         self.lost = None        # regular expression: a request that matches it gets status 500
 
     @property
     def url(self): return f'http://127.0.0.1:{self.server_port}'
+
+    def get_request(self):
+        accepted = super().get_request()
+        self.sockets.append(accepted[0])
+        return accepted
+
+    def end(self):
+        "Stop, and end the connections that clients keep open"
+        self.shutdown()
+        self.server_close()
+        for connection in self.sockets:
+            with suppress(OSError): connection.shutdown(socket.SHUT_RDWR)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -192,6 +205,4 @@ def local_hub(cache, token=TOKEN):
     settings = dict(ENDPOINT=hub.url, HUGGINGFACE_CO_URL_TEMPLATE=template, HF_HUB_CACHE=str(cache), HF_HUB_DISABLE_XET=True)
     with mock.patch.multiple(constants, **settings), mock.patch.dict('os.environ', HF_TOKEN=token):
         try: yield hub
-        finally:
-            hub.shutdown()
-            hub.server_close()
+        finally: hub.end()

@@ -150,8 +150,7 @@ def test_a_repository_that_is_no_model(hub):
 def test_without_the_hub(hub, model):
     push_model(model, 'me/gear', 'mit')
     folder = download_model('me/gear')
-    hub.shutdown()
-    hub.server_close()
+    hub.end()
     assert download_model('me/gear') == folder
     started = time.perf_counter()
     check_refused(lambda: push_model(model, 'me/gear', 'mit'), HubError, 'me/gear: the hub cannot be used now')
