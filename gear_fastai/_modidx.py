@@ -1506,6 +1506,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'gear_fastai.track._Wandb.close': ('track.html#_wandb.close', 'gear_fastai/track.py'),
                                    'gear_fastai.track._Wandb.log': ('track.html#_wandb.log', 'gear_fastai/track.py'),
                                    'gear_fastai.track._Wandb.note': ('track.html#_wandb.note', 'gear_fastai/track.py'),
+                                   'gear_fastai.track._begin': ('track.html#_begin', 'gear_fastai/track.py'),
                                    'gear_fastai.track.check_tracker': ('track.html#check_tracker', 'gear_fastai/track.py'),
                                    'gear_fastai.track.track_run': ('track.html#track_run', 'gear_fastai/track.py')},
             'gear_fastai.training': { 'gear_fastai.training._batch_sizes': ('training.html#_batch_sizes', 'gear_fastai/training.py'),

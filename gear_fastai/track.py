@@ -93,6 +93,14 @@ def log_history(self: TrackRun,
     self.n_logged = len(recorder.history)
 
 # %% ../nbs/02b_track.ipynb #bc4f849b
+def _begin(track, name, settings):
+    "Begin a run; raise `ValueError` if its package is missing or its server cannot be used"
+    check_tracker(track)
+    try: return _TRACKERS[track](name, settings)
+    except Exception as e:
+        reason = str(e).strip().splitlines()[0][:200]
+        raise ValueError(f"track='{track}': cannot begin a run ({reason})") from e
+
 @contextmanager
 def track_run(
     track: str,  # 'tensorboard', 'mlflow' or 'wandb'
@@ -100,8 +108,7 @@ def track_run(
     settings: dict,  # of the run, such as those of a recipe
 ):  # yields a `TrackRun`
     "Log a run with a tracker"
-    check_tracker(track)
-    run = _TRACKERS[track](name, settings)
+    run = _begin(track, name, settings)
     try: yield TrackRun(run)
     except BaseException:
         run.close(failed=True)

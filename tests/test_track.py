@@ -160,6 +160,13 @@ def test_wandb_is_offline_by_default(sample, monkeypatch):
     assert wandb.notes == dict(model=str(Path('models/mine').absolute()))
 
 
+def test_a_store_that_cannot_be_used(sample, mlflow):
+    mlflow.set_tracking_uri('nosuch://store')
+    with pytest.raises(ValueError, match=r"^track='mlflow': cannot begin a run \(.*nosuch") as refused:
+        train_model(sample, PROBE, 'models/probe', progress=False, track='mlflow')
+    assert '\n' not in str(refused.value)
+
+
 def test_a_missing_package_is_named_before_anything_is_written(sample, monkeypatch):
     monkeypatch.setattr('gear_fastai.track.find_spec', lambda name: None)
     with pytest.raises(ValueError, match=r"^track='wandb': not installed; pip install wandb$"):
