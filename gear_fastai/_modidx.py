@@ -311,6 +311,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'gear_fastai.cli.merge': ('cli.html#merge', 'gear_fastai/cli.py'),
                                  'gear_fastai.cli.one_line_errors': ('cli.html#one_line_errors', 'gear_fastai/cli.py'),
                                  'gear_fastai.cli.predict': ('cli.html#predict', 'gear_fastai/cli.py'),
+                                 'gear_fastai.cli.push': ('cli.html#push', 'gear_fastai/cli.py'),
                                  'gear_fastai.cli.review': ('cli.html#review', 'gear_fastai/cli.py'),
                                  'gear_fastai.cli.sample': ('cli.html#sample', 'gear_fastai/cli.py'),
                                  'gear_fastai.cli.split': ('cli.html#split', 'gear_fastai/cli.py'),

@@ -211,3 +211,25 @@ def test_the_app_of_the_space_predicts_with_its_own_files(model, tmp_path):
     p = predict(tmp_path/'boots.png', model)
     assert printed[0] == f"{p.label or f'not sure, perhaps {p.top1}'} {p.confidence}"
     assert printed[1:] == ['Choose a photo first', 'This file cannot be read as a photo']
+
+
+def command(*args):
+    "Run the command; return its exit status, and its output or its error"
+    from click.testing import CliRunner
+    from gear_fastai.cli import main
+    done = CliRunner().invoke(main, list(map(str, args)))
+    return done.exit_code, done.stdout or done.stderr
+
+
+def test_the_push_command(hub, model, tmp_path):
+    assert command('push', model, 'me/gear', '--license', 'mit', '--private', '--space') == (
+        0, f'model: {hub.url}/me/gear\nspace: {hub.url}/spaces/me/gear\n')
+    assert all(hub.repos[kind, 'me/gear'].private for kind in ('model', 'space'))
+    draw_photo('boots', seed=3).save(tmp_path/'boots.png')
+    code, printed = command('predict', tmp_path/'boots.png', '--model', 'hf-hub:me/gear', '--json')
+    assert code == 0 and predict(tmp_path/'boots.png', model).confidence == json.loads(printed.splitlines()[-1])['confidence']
+    sample = draw_sample(tmp_path/'gear', n=3, seed=9)
+    code, printed = command('evaluate', 'hf-hub:me/gear', sample, '--split', 'all', '--json')
+    assert code == 0 and json.loads(printed.splitlines()[-1])['n'] == 36
+    code, printed = command('push', model, 'you/gear', '--license', 'mit')
+    assert code == 1 and printed.startswith('Error: you/gear: your token may not write there') and printed.count('\n') == 1

@@ -185,3 +185,14 @@ def test_an_unknown_tracker():
     with pytest.raises(ValueError, match='choose from tensorboard, mlflow, wandb'): check_tracker('excel')
     with pytest.raises(ValueError, match='choose from'):
         with track_run('excel', 'mine', {}): pass
+
+
+def test_the_train_command(sample, tensorboard):
+    from click.testing import CliRunner
+    from gear_fastai.cli import main
+    args = 'train data --arch tf_efficientnet_lite0 --epochs 0 --size 64 --out models/probe --track'.split()
+    done = CliRunner().invoke(main, [*args, 'tensorboard'])
+    assert done.exit_code == 0, done.output
+    (table, texts), = read_tensorboard()
+    assert len(table) == 1 and texts['model'] == str(Path('models/probe').absolute())
+    assert CliRunner().invoke(main, [*args, 'excel']).exit_code == 2
