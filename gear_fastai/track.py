@@ -84,7 +84,7 @@ class TrackRun(Callback):
 # %% ../nbs/02b_track.ipynb #3e1b8249
 @patch
 def log_history(self: TrackRun,
-    recorder: EpochRecorder,
+    recorder: EpochRecorder,  # of the learner
 ):
     "Log the rows that are new since the last call"
     for row in recorder.history[self.n_logged:]:
