@@ -203,6 +203,7 @@ def local_hub(cache, token=TOKEN):
     threading.Thread(target=hub.serve_forever, daemon=True).start()
     template = hub.url + '/{repo_id}/resolve/{revision}/{filename}'
     settings = dict(ENDPOINT=hub.url, HUGGINGFACE_CO_URL_TEMPLATE=template, HF_HUB_CACHE=str(cache), HF_HUB_DISABLE_XET=True)
-    with mock.patch.multiple(constants, **settings), mock.patch.dict('os.environ', HF_TOKEN=token):
+    known = {name: value for name, value in settings.items() if hasattr(constants, name)}   # the first versions had no Xet
+    with mock.patch.multiple(constants, **known), mock.patch.dict('os.environ', HF_TOKEN=token):
         try: yield hub
         finally: hub.end()
