@@ -459,8 +459,9 @@ def _choose_mix(self: WiseFT):
     losses = [self.start_losses, *map(self._losses, self.mixes)]
     losses = np.nan_to_num(losses, nan=1e9, posinf=1e9)
     excess = losses - losses[losses.mean(1).argmin()]
-    standard_error = excess.std(1)/math.sqrt(excess.shape[1])
-    i = np.flatnonzero(excess.mean(1) <= standard_error)[0]
+    allowed = excess.std(1)/math.sqrt(excess.shape[1])
+    allowed[0] *= 3
+    i = np.flatnonzero(excess.mean(1) <= allowed)[0]
     return mixes[i], float(losses[i].mean())
 
 @patch
