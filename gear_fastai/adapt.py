@@ -314,7 +314,7 @@ def _splits_with(clf):
 def _adapted_notes(clf):
     "The parent of an adapted model, and how many photos were added"
     parent = dict(name=clf.folder.name, digest=clf.gear['files']['model.onnx'][:12])
-    return dict(parent=parent, added=clf.added)
+    return dict(epochs=clf.gear['notes'].get('epochs'), parent=parent, added=clf.added)
 
 @patch(as_prop=True)
 def added(self: GearClassifier) -> dict:
@@ -444,5 +444,5 @@ def train_probe(
     clf.gear['metrics'] |= _validated(clf, folder, splits)
     clf.gear['preprocessing'] = clf.gear['preprocessing'] | dict(size=size)
     keep_model(out, free_name(out))
-    _write(clf, out, with_digests(splits, folder), folder, notes or {})
+    _write(clf, out, with_digests(splits, folder), folder, dict(epochs=0) | (notes or {}))
     return GearClassifier(out)

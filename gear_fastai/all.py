@@ -15,6 +15,7 @@ from .evaluation import *
 from .export import *
 from .files import *
 from .history import *
+from .hub import *
 from .inference import *
 from .learner import *
 from .loaders import *
@@ -27,6 +28,7 @@ from .report import *
 from .review import *
 from .reviewer import *
 from .sources import *
+from .track import *
 from .training import *
 from .transfer import *
 from .widget import *

@@ -65,6 +65,9 @@ minus {{ about.preprocessing.mean }}, divided by {{ about.preprocessing.std }}.
 other pictures, and about many photos of these classes that look unlike the training photos.
 A label can still be wrong.
 
+**Files** `splits.csv` and `reference.safetensors` list the file names of the training photos.
+No file contains a photo.
+
 ```python
 from gear_fastai import GearClassifier
 GearClassifier('{{ name }}').predict('photo.jpg')
@@ -80,13 +83,26 @@ def _how_resized(method):
     return 'an upright photo, transparency on white, letterboxed on white'
 
 # %% ../nbs/06a_card.ipynb #7b2f772d
-def _card_data(name, tests):
-    "Header of the card, with test accuracies in the Hub's `model-index`"
-    task = 'image-classification'
-    results = [EvalResult(task, 'folder', test['what'], 'accuracy', round(test['accuracy'], 4),
-                          dataset_config=test['what']) for test in tests]
+_TASK = 'image-classification'
+
+def _test_results(test):
+    where = dict(dataset_config=test['what'], dataset_split='test')
+    values = ('accuracy', 'accuracy', test['accuracy']), ('f1', 'macro-F1', test['macro_f1'])
+    return [EvalResult(_TASK, 'imagefolder', test['what'], kind, round(value, 4), metric_name=name, **where)
+            for kind, name, value in values]
+
+def _validation_results(metrics):
+    if 'accuracy' not in metrics: return []
+    return [EvalResult(_TASK, 'imagefolder', 'validation photos, which chose the saved epoch', 'accuracy',
+                       round(metrics['accuracy'], 4), metric_name='accuracy', dataset_split='validation')]
+
+# %% ../nbs/06a_card.ipynb #9d852e38
+def _card_data(name, about):
+    "Header of the card, with accuracies in the Hub's `model-index`"
+    results = [result for test in about['evaluations'] for result in _test_results(test)]
+    results = results or _validation_results(about['metrics'])
     index = dict(model_name=name, eval_results=results) if results else {}
-    return ModelCardData(library_name='timm', pipeline_tag=task, tags=['gear_fastai'], **index)
+    return ModelCardData(library_name='timm', pipeline_tag=_TASK, tags=['gear_fastai'], **index)
 
 # %% ../nbs/06a_card.ipynb #0cf1c996
 def model_card(
@@ -97,7 +113,7 @@ def model_card(
     tests = about['evaluations']
     numbers = {k: v for k, v in about['metrics'].items() if isinstance(v, (int, float))}
     card = ModelCard.from_template(
-        _card_data(name, tests), template_str=_CARD, name=name, about=about,
+        _card_data(name, about), template_str=_CARD, name=name, about=about,
         split=', '.join(f'{n} {split}' for split, n in about['data']['split'].items()),
         metrics=', '.join(f'{k} {v:.4g}' for k, v in numbers.items()),
         tests=''.join('\n' + _TEST.format(**test) for test in tests),

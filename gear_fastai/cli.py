@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['one_line_errors', 'main', 'command', 'data', 'sample', 'fetch', 'audit', 'split', 'merge', 'train', 'adapt',
-           'evaluate', 'compare', 'predict', 'app', 'review', 'demo']
+           'evaluate', 'compare', 'predict', 'push', 'app', 'review', 'demo']
 
 # %% ../nbs/12_cli.ipynb #e7326a3c
 import atexit, gc, json, os, sys, warnings
@@ -76,6 +76,7 @@ def command():
 _CHOICES = {
     'dataset:split_dataset.method': ['grouped', 'random'],
     'recipes:train_model.split': ['grouped', 'random'],
+    'recipes:train_model.track': ['tensorboard', 'mlflow', 'wandb'],
     'evaluation:evaluate.split': ['valid', 'test', 'all'],
     'compare:compare_models.split': ['valid', 'test', 'all'],
     'inference:GearClassifier.device': ['cpu', 'cuda'],
@@ -267,16 +268,17 @@ def _train_probe(folder, recipe, out, split, seed):
 _settings = 'arch size epochs bs lr do_flip patience half weights pretrained views alpha'
 
 @_command(main, '?recipes:TransferRecipe', _settings, **{
-    name: f'recipes:train_model.{name}' for name in ('out', 'split', 'seed', 'resume')},
+    name: f'recipes:train_model.{name}' for name in ('out', 'split', 'seed', 'resume', 'track')},
     **{'from': '?recipes:recipe_from.model'})
 @click.argument('folder', metavar='DIR')
-def train(folder, arch, out, split, seed, resume, **settings):
+def train(folder, arch, out, split, seed, resume, track, **settings):
     "Train on the class folders in DIR and save the best epoch. Settings come from the recipe of --arch (gear_cnn)."
     from gear_fastai.dataset import shell_command
     recipe = _given_recipe(arch, settings)
     out = Path(out or f'models/{recipe.arch}').expanduser()
-    if recipe.needs_torch or resume or 'RANK' in os.environ:
-        _train_with_torch(folder, recipe, out, split=split, seed=seed, resume=resume)
+    if recipe.needs_torch or resume or track or 'RANK' in os.environ:
+        options = dict(split=split, seed=seed, resume=resume, track=track)
+        _train_with_torch(folder, recipe, out, **options)
     else: _train_probe(folder, recipe, out, split, seed)
     if _rank(): return
     best = json.loads((out/'gear.json').read_text())['metrics']
@@ -347,7 +349,7 @@ def _extra(evaluation, model, folder, html):
     from gear_fastai.inference import classifier
     from gear_fastai.report import write_report
     clf = classifier(model)
-    trained = read_splits(model) if (clf.folder/'splits.csv').exists() else None
+    trained = read_splits(clf.folder) if (clf.folder/'splits.csv').exists() else None
     splits = manifest_of(folder, trained) if evaluation.how.endswith(' split') else None
     found = {} if splits is None else dict(leakage=_leakage(evaluation, splits))
     if html: found['report'] = str(write_report(evaluation, clf, folder, html, splits))
@@ -463,6 +465,17 @@ def predict(photos, as_json, as_csv, engine, out, workers, resume, **options):
         raise click.UsageError('--engine ray needs --out, and takes --workers, not --threads, --device or --csv')
     _predict_catalogue(photos, out, workers=workers, format='jsonl' if as_json else 'parquet',
                        resume=resume, **options)
+
+# %% ../nbs/12_cli.ipynb #ff7afb24
+@_command(main, 'hub:push_model', 'license private')
+@click.argument('model')
+@click.argument('repo', metavar='OWNER/NAME')
+@click.option('--space', is_flag=True, help='Also make a Space of that name: a web page that runs the model.')
+def push(model, repo, license, private, space):
+    "Upload MODEL to the Hub: no photos, but the names of their files. Predict with --model hf-hub:OWNER/NAME."
+    from gear_fastai.hub import push_model, push_space
+    click.echo(f'model: {push_model(model, repo, license, private)}')
+    if space: click.echo(f'space: {push_space(model, repo, private)}')
 
 # %% ../nbs/12_cli.ipynb #0444c5e6
 def _serve(page):

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TEST_LOG', 'manifest_of', 'photos_to_score', 'seen_in_training', 'log_test_use', 'bootstrap_ci', 'Evaluation',
-           'predict_photos', 'summarize', 'score_ood', 'evaluate', 'rank_label_errors', 'find_label_errors']
+           'predict_photos', 'summarize', 'score_ood', 'evaluate', 'rank_label_errors', 'find_label_errors',
+           'training_label_errors']
 
 # %% ../nbs/09_evaluation.ipynb #e31980c4
 import contextlib, dataclasses, hashlib, time, warnings
@@ -614,6 +615,21 @@ def find_label_errors(
     photos = _scan_readable(folder, progress)
     files = [folder/path for path in photos.path]
     features = clf.features(tqdm(files, 'features', unit='photo', disable=not progress))
-    found = rank_label_errors(features, photos.label, product_groups(photos), photo_domains(photos))
+    return _suspects(photos, rank_label_errors(features, photos.label, product_groups(photos), photo_domains(photos)))
+
+def _suspects(photos, found):
+    "Paths and labels beside the table of `rank_label_errors`, the most suspicious first"
     suspects = photos[['path', 'label']].join(found)
     return suspects.sort_values('score', ascending=False, kind='stable', ignore_index=True)
+
+# %% ../nbs/09_evaluation.ipynb #d082c964
+def training_label_errors(
+    model,  # model folder or `GearClassifier`
+) -> pd.DataFrame:  # columns as in `find_label_errors`; None if the model is not a linear probe
+    "Rank the training photos of a linear probe by how likely their label is wrong"
+    clf = classifier(model)
+    reference = clf.reference
+    if reference is None or clf.gear['notes'].get('epochs') != 0: return None
+    names = np.array([*clf.labels, NONE], object)
+    photos = pd.DataFrame(dict(path=reference.paths, label=names[reference.labels]))
+    return _suspects(photos, rank_label_errors(reference.raw, photos.label, reference.groups, reference.domains))

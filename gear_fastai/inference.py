@@ -128,9 +128,17 @@ def _wrong_path(path):
     if path.suffix in ('.pkl', '.pth', '.pt'): return f'not a model folder; use {_SAVE}'
 
 # %% ../nbs/08_inference.ipynb #63d5b95f
+_HUB = 'hf-hub:'
+
+@lru_cache(maxsize=8)
+def _from_hub(repo_id):
+    from gear_fastai.hub import download_model
+    return download_model(repo_id)
+
 def _model_folder(model):
     "Absolute path of the model folder `model`; raise `ModelError` if it is something else"
     if model is None: return default_model().absolute()
+    if isinstance(model, str) and model.startswith(_HUB): return _from_hub(model.removeprefix(_HUB))
     if not isinstance(model, (str, os.PathLike)): raise ModelError(_wrong_type(model))
     folder = Path(model).expanduser()
     problem = _wrong_path(folder)

@@ -184,13 +184,14 @@ def train_model(
     resume: bool = False,  # continue an interrupted run with the same settings
     progress: bool = True,  # show progress bars, or a line per epoch where there is no terminal
     cbs: list = None,  # further fastai callbacks
+    track: str = None,  # also log the run with 'tensorboard', 'mlflow' or 'wandb'
     **overrides,  # settings of the recipe to change, such as `epochs` or `size`
 ):  # the trained `Learner`; the model folder holds its best epoch
     "Split a dataset, train by a recipe, and save the best epoch"
     recipe = get_recipe(recipe, **overrides)
     out = out or f'models/{recipe.arch}'
     from gear_fastai.training import run_recipe                                 # loads torch
-    return run_recipe(recipe, folder, out, split, seed, resume, progress, cbs)
+    return run_recipe(recipe, folder, out, split, seed, resume, progress, cbs, track)
 
 # %% ../nbs/10_recipes.ipynb #e21b7456
 def cross_validate(

@@ -19,7 +19,7 @@ from .dataset import _of_classes
 from .calibration import reliability_curve
 from .model_folder import read_gear
 from .inference import GearClassifier
-from .evaluation import Evaluation
+from .evaluation import Evaluation, training_label_errors
 
 # %% ../nbs/09a_report.ipynb #5bf66122
 def _leaking_share(splits, assigned):
@@ -367,12 +367,11 @@ def write_report(
     file,  # HTML file to write
     splits: pd.DataFrame = None,  # manifest of the dataset, to compare with a random split
     n_errors: int = 12,  # number of wrong predictions, and of suspected label errors, to show
-    label_errors: pd.DataFrame = None,  # of `find_label_errors`
 ) -> Path:
     "Write a self-contained HTML report"
     sections = [_header(ev, clf, folder), _summary(ev), _per_class(ev), _confusion(ev),
                 _per_domain(ev), _ood(ev), _risk(ev), _calibration(ev),
-                _errors(ev, clf, folder, n_errors), _label_errors(label_errors, folder, n_errors),
+                _errors(ev, clf, folder, n_errors), _label_errors(training_label_errors(clf), folder, n_errors),
                 _data(ev, folder, splits)]
     page = _page(clf.folder.name, *sections)
     file = Path(file).expanduser()

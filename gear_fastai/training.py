@@ -18,6 +18,7 @@ from .dataset import NONE, DataError, ensure_splits, fingerprint, is_none
 from .loaders import dataloaders
 from .history import best_epoch
 from .learner import photo_learner
+from .track import check_tracker, track_run
 from .distributed import RankTrainer, from_rank0, on_all_ranks, share_features
 from .model_folder import _checkpoint, _is_interrupted, _is_model, check_replaceable
 from .model_folder import clear_leftovers, free_name, keep_model, read_gear, replace_folder
@@ -164,6 +165,16 @@ def _fit(learn, recipe, saver, cbs, seed, progress):
             _keep_best(learn, saver)
             raise
 
+# %% ../nbs/07c_training.ipynb #397e7ca4
+@contextmanager
+def _tracked(track, learn, out, settings):
+    "Yield the callbacks that log the run: none if it is not tracked, or in further processes"
+    if not track or rank_distrib(): return (yield [])
+    with track_run(track, out.name, settings) as tracker:
+        yield [tracker]
+        tracker.log_history(learn.recorder)     # also a linear probe, which has no fit
+        tracker.run_log.note('model', str(out.absolute()))
+
 # %% ../nbs/07c_training.ipynb #e619714f
 @on_all_ranks
 def run_recipe(
@@ -175,10 +186,12 @@ def run_recipe(
     resume: bool = False,  # continue an interrupted run with the same settings
     progress: bool = True,  # show bars, or a line per epoch where the output is not a terminal
     cbs: list = None,  # further callbacks
+    track: str = None,  # also log the run, see `track_run`
 ) -> Learner:  # trained; `out` holds its best epoch
     "Train by a recipe and save the best epoch"
     out = Path(out).expanduser()
     check_replaceable(out)
+    if track: check_tracker(track)
     progress = progress and not rank_distrib()
     splits = from_rank0(lambda: ensure_splits(folder, split, seed, progress))
     bs, bs_per_rank = _batch_sizes(splits[~is_none(splits)], recipe.bs, max(num_distrib(), 1))
@@ -193,8 +206,9 @@ def run_recipe(
     learn = recipe.learner(load([Augment(do_flip=recipe.do_flip, **recipe.augment)]))
     from_rank0(lambda: _begin(saver, out, resume))
     if saver.state: saver.restore_history(learn)
-    _fit(learn, recipe, saver, cbs, seed, progress)
-    if not rank_distrib(): _put_in_place(learn, saver, out)
+    with _tracked(track, learn, out, dict(asdict(recipe), seed=seed, photos=settings['photos'])) as tracker:
+        _fit(learn, recipe, saver, [*L(cbs), *tracker], seed, progress)
+        if not rank_distrib(): _put_in_place(learn, saver, out)
     distrib_barrier()
     return learn
 

@@ -154,7 +154,7 @@ def test_at_most_ten_parameters(module):
 # Options that are not a parameter of one documented function
 DIRECT_OPTIONS = {
     ('audit', 'as_json'), ('evaluate', 'as_json'), ('predict', 'as_json'), ('predict', 'as_csv'), ('predict', 'engine'),
-    ('compare', 'as_json'),
+    ('compare', 'as_json'), ('push', 'space'),
     ('demo', 'folder'), ('demo', 'models'), ('demo', 'n'), ('demo', 'epochs'), ('main', 'version'),
 }
 
