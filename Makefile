@@ -6,9 +6,10 @@ CACHE := GEAR_FASTAI_CACHE=$(abspath .venv/cache)
 PYTEST := OMP_NUM_THREADS=1 $(CACHE) $(BIN)/python -m pytest -q
 LONG := tests/test_kill.py tests/test_distributed.py tests/test_bulk.py
 NOTICE := $(abspath .venv/notice)
+CONSTRAINTS ?= -c constraints.txt
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: demo dev test notebooks package long check export readme docs bundled-model dist audit licenses
+.PHONY: demo dev test notebooks package long check export readme docs bundled-model dist audit licenses lock
 
 demo: .venv/installed  ## draw photos, train a custom CNN and a transfer learner, plot the losses, predict
 	$(BIN)/gear-fastai demo
@@ -46,11 +47,14 @@ docs: .venv/installed-dev  ## build the site in _docs; nbdev installs Quarto if 
 bundled-model: .venv/installed-dev  ## rebuild models/gear from the folders GEAR_DATA, GEAR_OUTDOOR and GEAR_OOD
 	$(BIN)/nbdev-test nbs/benchmarks/bundled_model.ipynb --flags real --save --cell-timeout 0
 
-dist: $(TOOLS)  ## build and check sdist and wheel; try the wheel in a new environment
-	rm -rf dist && $(TOOLS)/bin/python -m build -o dist
+dist: $(TOOLS)  ## build and check sdist and wheels; try the wheels in new environments
+	rm -rf dist build serving/build && $(TOOLS)/bin/python -m build -o dist
+	$(TOOLS)/bin/python -m build -w -o dist serving
 	$(TOOLS)/bin/twine check --strict dist/*
-	$(PYTHON) -m venv --clear .venv/wheel && .venv/wheel/bin/pip install -q dist/*.whl
-	cd .venv/wheel && bin/gear-fastai data sample drawn -n 1 && bin/gear-fastai predict drawn
+	for name in gear_fastai gear_fastai_predict; do \
+	  $(PYTHON) -m venv --clear .venv/$$name && .venv/$$name/bin/pip install -q dist/$$name-*.whl || exit 1; done
+	cd .venv && gear_fastai/bin/gear-fastai data sample gear_fastai/drawn -n 1
+	cd .venv && for name in gear_fastai gear_fastai_predict; do $$name/bin/gear-fastai predict gear_fastai/drawn || exit 1; done
 
 audit: .venv/installed $(TOOLS)  ## look for known vulnerabilities in the installed packages
 	$(TOOLS)/bin/pip-audit --path $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
@@ -60,13 +64,18 @@ licenses: .venv/installed-dev $(TOOLS)  ## list the licenses of the required pac
 	$(TOOLS)/bin/pip-licenses --python $(BIN)/python --from mixed --format markdown --with-urls --no-version --packages \
 	  $$(sed -n '/^requirements/,/^app/p' settings.ini | grep -oE '[A-Za-z_-]+>=' | tr -d '>=') >> .github/LICENSES.md
 
-.venv/installed: settings.ini setup.py pyproject.toml
+lock: .venv/installed-dev  ## upgrade the packages in .venv, and write their releases to constraints.txt
+	$(BIN)/python -m pip install -q --upgrade --upgrade-strategy eager -e '.[dev]'
+	(head -n 1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable) > .venv/lock
+	mv .venv/lock constraints.txt && touch .venv/installed .venv/installed-dev
+
+.venv/installed: settings.ini setup.py pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q -e .
+	$(BIN)/python -m pip install -q $(CONSTRAINTS) -e .
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/python -m pip install -q -e '.[dev]'
+	$(BIN)/python -m pip install -q $(CONSTRAINTS) -e '.[dev]'
 	touch $@
 
 $(TOOLS):

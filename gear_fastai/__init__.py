@@ -1,9 +1,21 @@
 "Rapid prototyping of image classifiers with fastai. Light to import: what needs torch is loaded when first used."
-import os as _os, warnings as _warnings
+import os as _os, sys as _sys, warnings as _warnings
 from importlib import import_module as _import_module
-from importlib.metadata import version as _version
+from importlib.metadata import PackageNotFoundError as _PackageNotFoundError, version as _version
 
-__version__ = _version('gear_fastai')
+
+class _Missing:
+    "Finds none of the modules that `gear_fastai_predict` leaves out, and says who has them"
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if not name.startswith(f'{__name__}.'): return
+        raise ModuleNotFoundError(f'{name} needs the complete package: pip install gear_fastai', name=name)
+
+
+try: __version__ = _version('gear_fastai')
+except _PackageNotFoundError:
+    __version__ = _version('gear_fastai_predict')
+    _sys.meta_path.append(_Missing)
 
 # Packages that report usage read these when they are imported, so they are set first.
 # To switch reporting on, set the variable yourself, for example ORT_DISABLE_TELEMETRY=0.

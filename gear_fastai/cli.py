@@ -15,6 +15,7 @@ from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
 import click
+from . import __version__
 
 # %% ../nbs/12_cli.ipynb #b7b45d0e
 @contextmanager
@@ -22,7 +23,7 @@ def one_line_errors():
     "Turn an error of data, weights, models or disk into one line and exit status 1"
     try: yield
     except BrokenPipeError: raise                               # `… | head`: click ends quietly
-    except (ValueError, OSError) as e: raise click.ClickException(_message(e)) from None
+    except (ValueError, OSError, ModuleNotFoundError) as e: raise click.ClickException(_message(e)) from None
     except KeyboardInterrupt:
         raise click.ClickException('interrupted; the best model so far is kept; '
                                    'to continue, run the same command with --resume') from None
@@ -46,7 +47,7 @@ def _reconfigure(stream, **options):
     if hasattr(stream, 'reconfigure'): stream.reconfigure(**options)
 
 @click.group(context_settings=dict(help_option_names=['-h', '--help'], show_default=True))
-@click.version_option(package_name='gear_fastai')
+@click.version_option(__version__)
 def main():
     "Image classification with fastai: photos, training, evaluation, predictions."
     _reconfigure(sys.stdout, errors='backslashreplace')  # characters that it lacks
@@ -136,7 +137,8 @@ class _Command(click.Command):
         self.sources = sources or {}
 
     def get_params(self, ctx):
-        self.params += [_option(name, source) for name, source in self.sources.items()]
+        with one_line_errors():
+            self.params += [_option(name, source) for name, source in self.sources.items()]
         self.sources = {}
         return super().get_params(ctx)
 

@@ -60,7 +60,7 @@ def write_onnx(
     no_log = mock.patch.object(torch._C, '_jit_onnx_log', noop)     # else a failure prints the whole graph
     with warnings.catch_warnings(), torch.no_grad(), no_log:
         warnings.simplefilter('ignore')
-        torch.onnx.export(module, (example,), file, input_names=['image'], output_names=outputs,
+        torch.onnx.export(module, (example,), file, input_names=['image'], output_names=list(outputs),
                           dynamic_axes=batch_axes, dynamo=False, verbose=False, **kwargs)
 
 # %% ../nbs/05_transfer.ipynb #ea3a1bd6

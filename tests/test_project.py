@@ -125,7 +125,7 @@ def small_project(tmp_path):
     (tmp_path/'.venv/bin').mkdir(parents=True)
     (tmp_path/'tests/test_other.py').write_text('def test_nothing(): pass\n')
     for name in ('Makefile', 'tests/conftest.py', 'tests/test_browser.py'): shutil.copy(root/name, tmp_path/name)
-    empty = 'settings.ini setup.py pyproject.toml tests/unchanged.py .venv/installed .venv/installed-dev'
+    empty = 'settings.ini setup.py pyproject.toml constraints.txt tests/unchanged.py .venv/installed .venv/installed-dev'
     for name in empty.split(): (tmp_path/name).touch()
     for name, script in {'python': f'exec {sys.executable} "$@"', 'nbdev-test': 'sleep 2; echo Success.'}.items():
         (tmp_path/'.venv/bin'/name).write_text(f'#!/bin/sh\n{script}\n')
