@@ -8,7 +8,7 @@ here = Path(__file__).parent
 config = ConfigParser(delimiters=['='])
 config.read(here / 'settings.ini', encoding='utf-8')
 cfg = config['DEFAULT']
-extras = {name: cfg[f'{name}_requirements'].split() for name in ('app', 'ray', 'many')}
+extras = {name: cfg[f'{name}_requirements'].split() for name in ('app', 'ray', 'many', 'track')}
 
 setup(
     name=cfg['lib_name'],

@@ -19,7 +19,8 @@ except _PackageNotFoundError:
 
 # Packages that report usage read these when they are imported, so they are set first.
 # To switch reporting on, set the variable yourself, for example ORT_DISABLE_TELEMETRY=0.
-_no_telemetry = dict(ORT_DISABLE_TELEMETRY='1', RAY_USAGE_STATS_ENABLED='0', HF_HUB_DISABLE_TELEMETRY='1', DO_NOT_TRACK='1')
+_no_telemetry = dict(ORT_DISABLE_TELEMETRY='1', RAY_USAGE_STATS_ENABLED='0', HF_HUB_DISABLE_TELEMETRY='1',
+                     MLFLOW_DISABLE_TELEMETRY='true', DO_NOT_TRACK='1')
 for _name, _value in _no_telemetry.items(): _os.environ.setdefault(_name, _value)
 
 _lazy = {'predict': 'inference', 'predict_folder': 'inference', 'GearClassifier': 'adapt', 'Prediction': 'inference',
