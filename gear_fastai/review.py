@@ -540,11 +540,11 @@ def _suspect(self: ReviewSession, paths, shown):
 # %% ../nbs/11b_review.ipynb #32e280b4
 @patch
 def _uncertainty(self: ReviewSession, path):
-    "One minus the probability of the label, or of the predicted class"
+    "One minus the margin of the label, or of the predicted class; at most 1"
     p = self._predictions[path]
     label = self._old.get(path) or p.top1
     if label == NONE: return p.confidence if p.label else 0.
-    return 1 - p.probabilities.get(label, 0.)
+    return min(1 - _margin(p, label), 1.)
 
 # %% ../nbs/11b_review.ipynb #bd53d7a1
 @patch
