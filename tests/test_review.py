@@ -392,6 +392,19 @@ def test_estimate_needs_random_photos_only(folder, clf):
         assert session.estimate()['n'] == 1
 
 
+def test_uncertainty_falls_with_the_margin(folder, clf):
+    with ReviewSession(folder, clf, every=1000) as session:
+        paths = [path for path in session._row if path.startswith('loose')]
+        shares = [(.5, .5), (.5, .1), (.9, .1)]
+        found = []
+        for share in shares:
+            p = review.replace(session._predictions[paths[0]], probabilities=dict(zip(clf.labels, share)))
+            session._predictions[paths[0]] = p
+            found.append(session._uncertainty(paths[0]))
+        assert np.allclose(found, [1, .6, .2])
+        assert all(0 <= session._uncertainty(path) <= 1 for path in session._row)
+
+
 def test_arrows_skip_and_come_back(folder, clf):
     with ReviewSession(folder, clf, every=1000) as session:
         a = session.current().path
