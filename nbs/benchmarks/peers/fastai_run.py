@@ -8,7 +8,7 @@ def train(data, out, curve, model, size, epochs, seed, weights):
     set_seed(seed)
     dls = ImageDataLoaders.from_folder(data, item_tfms=Resize(size), batch_tfms=aug_transforms())
     learn = vision_learner(dls, model, metrics=accuracy, pretrained_cfg_overlay=dict(file=weights))
-    record = Callback(after_epoch=lambda self: curve.add(self.recorder.values[-1][-1]))
+    record = Callback(after_epoch=lambda self: curve.add(self.learn.metrics[0].value))
     with learn.no_bar(): learn.fine_tune(epochs, cbs=record)
     learn.export(out)
 

@@ -19,7 +19,7 @@ def train(data, out, curve, model, size, epochs, seed, weights):
         layers.Conv2D(32, 3, padding='same', activation='relu'), layers.MaxPooling2D(),
         layers.Conv2D(64, 3, padding='same', activation='relu'), layers.MaxPooling2D(),
         layers.Dropout(.2), layers.Flatten(), layers.Dense(128, activation='relu'), layers.Dense(len(labels))])
-    network.compile('adam', keras.losses.SparseCategoricalCrossentropy(from_logits=True), ['accuracy'])
+    network.compile('adam', keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=['accuracy'])
     record = keras.callbacks.LambdaCallback(on_epoch_end=lambda i, logs: curve.add(logs['val_accuracy']))
     network.fit(photos.cache().shuffle(1000).prefetch(2), validation_data=dataset('valid').cache().prefetch(2),
                 epochs=epochs, callbacks=[record])
