@@ -67,18 +67,21 @@ class Run:
     peak_mb: float  # most memory that it and its children held at once
 
 
-def rss(process):
-    "Bytes that a process and its children hold"
+def memory(process):
+    "Bytes that a process and its children hold; on Linux, memory that they share counts once"
     total = 0
-    try:
-        for p in [process, *process.children(recursive=True)]: total += p.memory_info().rss
-    except psutil.NoSuchProcess: pass
+    for p in [process, *process.children(recursive=True)]:
+        try: used = p.memory_full_info() if psutil.LINUX else p.memory_info()
+        except psutil.Error: continue
+        total += getattr(used, 'pss', used.rss)
     return total
 
 
 def watch(process, peak, stop):
-    "Keep the highest `rss` in `peak[0]`"
-    while not stop.wait(.1): peak[0] = max(peak[0], rss(process))
+    "Keep the highest `memory` in `peak[0]`"
+    while not stop.wait(.3):
+        try: peak[0] = max(peak[0], memory(process))
+        except psutil.NoSuchProcess: return
 
 
 def two_cores():
@@ -203,7 +206,8 @@ def measure(contestant, data, photos, home, weights=None, **settings):
     row = about(contestant) | dict(
         network=contestant.network, size=contestant.size, epochs=contestant.epochs, documented=contestant.documented,
         lines=code_lines(contestant.script), seconds=run.seconds, peak_mb=run.peak_mb, **score_all(rows, photos),
-        cold_s=median(cold), **speed, loading=contestant.loading, **release_and_size(contestant))
+        cold_s=median(cold), **speed, loading=contestant.loading, **release_and_size(contestant),
+        **photos.kind.value_counts().add_prefix('n_'))
     return row, pd.DataFrame(run.rows[-1]['curve']).assign(**about(contestant))
 
 
