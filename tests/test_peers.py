@@ -91,6 +91,12 @@ def test_unknown_contestant(capsys):
     assert '--only: choose from ours, linear probe' in capsys.readouterr().err
 
 
+def test_budget(capsys):
+    first, second = bench_peers.CONTESTANTS[:2]
+    assert list(bench_peers.before(None, [first, second])) == [first, second]
+    assert not list(bench_peers.before(0, [first])) and 'left out' in capsys.readouterr().err
+
+
 def pixels(folder): return {str(f.relative_to(folder)): np.asarray(Image.open(f)) for f in folder.rglob('*.png')}
 
 

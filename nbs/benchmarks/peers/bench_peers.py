@@ -135,9 +135,9 @@ def script(contestant): return [python_of(contestant), str((HERE/contestant.scri
 
 
 def code_lines(path):
-    "Lines of `train` and `load` in a script, without those for this benchmark's curve"
+    "Lines of `train` and `load` in a script, without those for this benchmark's curve and weights file"
     lines = Path(HERE/path).read_text(encoding='utf-8').splitlines()
-    first = next(i for i, line in enumerate(lines) if line.startswith('def '))
+    first = next(i for i, line in enumerate(lines) if line.startswith('def train'))
     last = next(i for i, line in enumerate(lines) if line.startswith('if __name__'))
     return sum(bool(line.strip()) and 'curve.' not in line for line in lines[first:last])
 
@@ -299,11 +299,18 @@ def attempt(what, f, *args, **kwargs):
     return result
 
 
-def bench_catalogue(contestants, out, short=False):
+def before(deadline, contestants):
+    "Yield contestants while there is time; say which are left out"
+    for c in contestants:
+        if deadline is None or time.monotonic() < deadline: yield c
+        else: print(f'{c.name}: left out, the budget is spent', file=sys.stderr, flush=True)
+
+
+def bench_catalogue(contestants, out, short=False, deadline=None):
     "Write peers.csv and peers_curves.csv"
     with TemporaryDirectory() as home:
         data, photos = catalogue(home, short)
-        for c in contestants:
+        for c in before(deadline, contestants):
             with TemporaryDirectory() as place:
                 settings = dict(epochs=0 if c.epochs == 0 else 1) if short else {}
                 if found := attempt(c.name, measure, c, data, photos, place, weights_of(c, place), **settings):
@@ -311,11 +318,11 @@ def bench_catalogue(contestants, out, short=False):
                     merge_rows(out/'peers_curves.csv', found[1], ['contestant'])
 
 
-def bench_sets(contestants, out, short=False):
+def bench_sets(contestants, out, short=False, deadline=None):
     "Write peers_datasets.csv"
     from image_sets import SOURCES
     for source in SOURCES:
-        for c in contestants:
+        for c in before(deadline, contestants):
             with TemporaryDirectory() as place:
                 settings = dict(n=4, epochs=0 if c.epochs == 0 else 1) if short else {}
                 weights = weights_of(c, place, 96)
@@ -328,13 +335,15 @@ def main(args=None):
     parser.add_argument('--only', nargs='+', metavar='NAME', help='begin of the names of contestants')
     parser.add_argument('--part', choices=['catalogue', 'sets'], help='default: both')
     parser.add_argument('--short', action='store_true', help='a few photos and one epoch, to try the code')
+    parser.add_argument('--budget', type=float, metavar='MINUTES', help='start no further contestant after this time')
     parser.add_argument('--out', type=Path, default=HERE.parent, help='folder of the CSV files')
     args = parser.parse_args(args)
     chosen = [c for c in CONTESTANTS if not args.only or c.name.startswith(tuple(args.only))]
     if not chosen: parser.error(f'--only: choose from {", ".join(c.name for c in CONTESTANTS)}')
+    deadline = args.budget and time.monotonic() + 60*args.budget
     two_cores()
-    if args.part != 'sets': bench_catalogue(chosen, args.out, args.short)
-    if args.part != 'catalogue': bench_sets(chosen, args.out, args.short)
+    if args.part != 'sets': bench_catalogue(chosen, args.out, args.short, deadline)
+    if args.part != 'catalogue': bench_sets(chosen, args.out, args.short, deadline)
 
 
 if __name__ == '__main__': main()
