@@ -204,7 +204,8 @@ def measure(contestant, data, photos, home, weights=None, **settings):
     cold = [run_timed(predicting(contestant, model, photos.path[:1], home), home).first_s for _ in range(3)]
     rows, speed = predict(contestant, model, photos.path, home, warm=30)
     row = about(contestant) | dict(
-        network=contestant.network, size=contestant.size, epochs=contestant.epochs, documented=contestant.documented,
+        network=contestant.network, size=contestant.size, epochs=settings.get('epochs', contestant.epochs),
+        documented=contestant.documented,
         lines=code_lines(contestant.script), seconds=run.seconds, peak_mb=run.peak_mb, **score_all(rows, photos),
         cold_s=median(cold), **speed, loading=contestant.loading, **release_and_size(contestant),
         **photos.kind.value_counts().add_prefix('n_'))
