@@ -79,9 +79,10 @@ def memory(process):
 
 def watch(process, peak, stop):
     "Keep the highest `memory` in `peak[0]`"
-    while not stop.wait(.3):
+    while not stop.is_set():
         try: peak[0] = max(peak[0], memory(process))
         except psutil.NoSuchProcess: return
+        stop.wait(.2)
 
 
 def two_cores():
@@ -197,15 +198,22 @@ def about(contestant):
     return dict(contestant=contestant.name, group=contestant.group, ours=contestant.library == 'gear_fastai')
 
 
+def settings_of(contestant, epochs=None):
+    "Network, image size and epochs of a run; where the contestant names none, those of the recipe of gear_fastai"
+    from gear_fastai.recipes import RECIPES
+    recipe = RECIPES.get(contestant.network)
+    if epochs is None: epochs = recipe.epochs if contestant.epochs is None else contestant.epochs
+    return dict(network=contestant.network, size=contestant.size or recipe.size, epochs=epochs,
+                documented=contestant.documented)
+
+
 def measure(contestant, data, photos, home, weights=None, **settings):
     "Row and curve of one contestant on the catalogue"
     model = Path(home, 'model')
     run = run_timed(training(contestant, data, model, weights, **settings), home)
     cold = [run_timed(predicting(contestant, model, photos.path[:1], home), home).first_s for _ in range(3)]
     rows, speed = predict(contestant, model, photos.path, home, warm=30)
-    row = about(contestant) | dict(
-        network=contestant.network, size=contestant.size, epochs=settings.get('epochs', contestant.epochs),
-        documented=contestant.documented,
+    row = about(contestant) | settings_of(contestant, settings.get('epochs')) | dict(
         lines=code_lines(contestant.script), seconds=run.seconds, peak_mb=run.peak_mb, **score_all(rows, photos),
         cold_s=median(cold), **speed, loading=contestant.loading, **release_and_size(contestant),
         **photos.kind.value_counts().add_prefix('n_'))
