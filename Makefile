@@ -9,7 +9,7 @@ NOTICE := $(abspath .venv/notice)
 CONSTRAINTS ?= -c constraints.txt
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: demo dev test notebooks package long check export readme docs bundled-model dist audit licenses lock
+.PHONY: demo dev test notebooks package long check export readme docs bundled-model bench-peers dist audit licenses lock
 
 demo: .venv/installed  ## draw photos, train a custom CNN and a transfer learner, plot the losses, predict
 	$(BIN)/gear-fastai demo
@@ -47,6 +47,9 @@ docs: .venv/installed-dev  ## build the site in _docs; nbdev installs Quarto if 
 bundled-model: .venv/installed-dev  ## rebuild models/gear from the folders GEAR_DATA, GEAR_OUTDOOR and GEAR_OOD
 	$(BIN)/nbdev-test nbs/benchmarks/bundled_model.ipynb --flags real --save --cell-timeout 0
 
+bench-peers: .venv/peers/installed .venv/peers-autogluon/installed  ## compare with other libraries; PEERS="--only fastai": one
+	.venv/peers/bin/python nbs/benchmarks/peers/bench_peers.py $(PEERS)
+
 dist: $(TOOLS)  ## build and check sdist and wheels; try the wheels in new environments
 	rm -rf dist build serving/build && $(TOOLS)/bin/python -m build -o dist
 	$(TOOLS)/bin/python -m build -w -o dist serving
@@ -72,6 +75,16 @@ lock: .venv/installed-dev  ## upgrade the packages in .venv, and write their rel
 .venv/installed: settings.ini setup.py pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q $(CONSTRAINTS) -e .
+	touch $@
+
+.venv/peers/installed: nbs/benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv .venv/peers
+	.venv/peers/bin/pip install -q -r $< && .venv/peers/bin/pip install -q --no-deps -e .
+	touch $@
+
+.venv/peers-autogluon/installed: nbs/benchmarks/peers/requirements-autogluon.txt
+	$(PYTHON) -m venv .venv/peers-autogluon
+	.venv/peers-autogluon/bin/pip install -q -r $<
 	touch $@
 
 .venv/installed-dev: .venv/installed

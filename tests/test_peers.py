@@ -42,6 +42,7 @@ def stubs(tmp_path, monkeypatch, capsys):
     "Two contestants whose script is a stub, in this environment"
     for name in ('GEAR_DATA', 'GEAR_OUTDOOR', 'GEAR_OOD', 'GEAR_WEIGHTS'): monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(bench_peers, 'two_cores', lambda: None)
+    monkeypatch.setattr(bench_peers, 'PERIOD', .05)
     script = tmp_path/'stub_run.py'
     script.write_text(STUB.format(folder=str(FOLDER)))
     with capsys.disabled(): print('\nNOTE: the peers are not installed here; the harness runs on stub scripts')

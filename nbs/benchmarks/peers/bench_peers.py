@@ -77,12 +77,14 @@ def memory(process):
     return total
 
 
+PERIOD = 1  # seconds between two looks at the memory, which itself takes up to 60 ms
+
+
 def watch(process, peak, stop):
     "Keep the highest `memory` in `peak[0]`"
-    while not stop.is_set():
+    while not stop.wait(PERIOD):
         try: peak[0] = max(peak[0], memory(process))
         except psutil.NoSuchProcess: return
-        stop.wait(.2)
 
 
 def two_cores():
