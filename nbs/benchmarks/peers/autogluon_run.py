@@ -26,7 +26,7 @@ def train(data, out, curve, model, size, epochs, seed, weights):
     predictor.fit(table('train'), tuning_data=table('valid'), seed=seed, hyperparameters={
         'model.names': ['timm_image'], 'model.timm_image.checkpoint_name': local_checkpoint(weights, out),
         'model.timm_image.image_norm': 'inception', 'model.timm_image.image_size': size, 'optim.max_epochs': epochs})
-    curve.add(predictor.evaluate(table('valid'))['accuracy'])
+    curve.add(predictor.fit_summary()['val_accuracy'])
 
 
 def load(model):

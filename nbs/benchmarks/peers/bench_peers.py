@@ -32,6 +32,7 @@ class Contestant:
     documented: str = ''  # epochs in its documentation
     loading: str = ''  # what loading a stranger's model may execute
     env: str = 'peers'  # environment in .venv
+    set_epochs: int = None  # on the small image sets; default: `epochs`
 
 
 PICKLE = 'any code: the model is a pickle'
@@ -46,13 +47,13 @@ CONTESTANTS = [
                'transformers_run.py', 'pretrained', LITE0, 224, 3, '3',
                'nothing by default: safetensors; the code of the repository with trust_remote_code'),
     Contestant('AutoGluon', 'autogluon.multimodal', 'autogluon.multimodal', 'autogluon_run.py', 'pretrained', LITE0,
-               224, 2, 'up to 20', PICKLE, 'peers-autogluon'),
+               224, 4, 'up to 20', PICKLE, 'peers-autogluon'),
     Contestant('ours, gear_cnn', 'gear_fastai', 'gear_fastai', 'ours_run.py', 'scratch', 'gear_cnn',
                documented='40', loading=NOTHING),
     Contestant('ours, gear_cnn_small', 'gear_fastai', 'gear_fastai', 'ours_run.py', 'scratch', 'gear_cnn_small',
                documented='12', loading=NOTHING),
     Contestant('Ultralytics', 'ultralytics', 'ultralytics', 'ultralytics_run.py', 'scratch', 'yolo26n-cls.yaml',
-               64, 40, '100', PICKLE),
+               64, 100, '100', PICKLE, set_epochs=40),
     Contestant('Keras', 'keras', 'keras tensorflow-cpu', 'keras_run.py', 'scratch', 'three convolutions', 180, 15, '15',
                'nothing by default: lambda layers are refused; any code with safe_mode=False'),
 ]
@@ -283,12 +284,12 @@ def measure_set(contestant, source, home, weights=None, n=20, size=96, epochs=No
     data = make_dataset(source, Path(home, source), n)
     learn_from = Path(home, 'data')
     for split in ('train', 'valid'): shutil.move(data/split, learn_from/split)
-    run = run_timed(training(contestant, learn_from, Path(home, 'model'), weights, size, epochs), home)
+    run_timed(training(contestant, learn_from, Path(home, 'model'), weights, size, epochs), home)
     photos = pd.DataFrame([row for folder in tests_of(data) for row in by_class(folder, folder.name)])
     rows, _ = predict(contestant, Path(home, 'model'), photos.path, home)
     accuracy = (rows.top1 == photos.label).groupby(photos.kind).mean()
     n_train = len(image_files(learn_from/'train'))
-    return dict(dataset=source, **about(contestant), n_train=n_train, seconds=run.seconds, **accuracy)
+    return dict(dataset=source, **about(contestant), n_train=n_train, **accuracy)
 
 
 def merge_rows(file, new, keys):
@@ -335,7 +336,7 @@ def bench_sets(contestants, out, short=False, deadline=None):
     for source in SOURCES:
         for c in before(deadline, contestants):
             with TemporaryDirectory() as place:
-                settings = dict(n=4, epochs=0 if c.epochs == 0 else 1) if short else {}
+                settings = dict(n=4, epochs=0 if c.epochs == 0 else 1) if short else dict(epochs=c.set_epochs)
                 weights = weights_of(c, place, 96)
                 found = attempt(f'{source}, {c.name}', measure_set, c, source, place, weights, **settings)
                 if found: merge_rows(out/'peers_datasets.csv', pd.DataFrame([found]), ['dataset', 'contestant'])
