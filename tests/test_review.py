@@ -460,7 +460,7 @@ def test_arrows_skip_and_come_back(folder, clf):
 
 def test_a_failed_adaptation_is_reported(folder, clf, monkeypatch):
     with ReviewSession(folder, clf, every=2) as session:
-        monkeypatch.setattr(session, '_adapted', lambda decided: 1/0)
+        monkeypatch.setattr(session, '_adapted', lambda decided, x: 1/0)
         decide_all(session, 2)
         session.adapt(wait=True)
         assert session.progress()['error'] == 'division by zero'
