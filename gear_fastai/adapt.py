@@ -9,13 +9,15 @@ __all__ = ['photos_to_learn', 'adapt_to_folder', 'train_probe']
 import json, os, warnings
 from collections import Counter
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 from .photo import PhotoError
 from .files import bundled_model
 from .model_folder import REFERENCE, ModelError, Reference, atomic_folder, check_replaceable
-from .model_folder import dot_rows, file_digests, free_name, keep_model, read_model, write_reference
+from .model_folder import dot_rows, file_digests, free_name, keep_model, read_model, read_reference
+from .model_folder import write_reference
 from .inference import GearClassifier, _path
 
 # %% ../nbs/08a_adapt.ipynb #8a000008
@@ -161,14 +163,18 @@ def left_out_logits(self: GearClassifier) -> np.ndarray:
     return self._left_out
 
 # %% ../nbs/08a_adapt.ipynb #8a000023
-def _names(photos, labels, domain):
-    "A path for each photo, as in a merged dataset"
-    names = []
+def _free_path(folder, file, taken):
+    "`folder/file`, or with a number before the file's name if that path is taken"
+    numbered = (f'{folder}/{n}-{file}' for n in count(1))
+    return next(path for path in chain([f'{folder}/{file}'], numbered) if path not in taken)
+
+def _names(photos, labels, domain, taken):
+    "A path for each photo, as in a merged dataset, that is not in `taken`"
+    names = {}
     for i, (photo, label) in enumerate(zip(photos, labels)):
         file = os.path.basename(_path(photo) or f'photo-{i}')
-        name = f'{label or _NONE}/{domain}/{file}'
-        names.append(f'{label or _NONE}/{domain}/{i}-{file}' if name in names else name)
-    return names
+        names[_free_path(f'{label or _NONE}/{domain}', file, names.keys() | taken)] = None
+    return list(names)
 
 @dataclass
 class _Added:
@@ -195,6 +201,13 @@ def _readable(rows, *columns):
     return np.stack(features), *columns
 
 # %% ../nbs/08a_adapt.ipynb #8a000050
+def _checked_labels(labels):
+    "Labels with None for '_none'; raise `ValueError` for one that is not a name"
+    for label in labels:
+        if not (label is None or isinstance(label, str) and label):
+            raise ValueError(f'{label!r}: not a label; pass the name of a class, or None for none of the classes')
+    return [None if label == _NONE else label for label in labels]
+
 def _check_lengths(**columns):
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) == 1: return
@@ -214,9 +227,9 @@ def adapt(self: GearClassifier,
     "Fit the head again on the training photos and new ones; raise `ModelError` if the model does not allow it"
     self.head               # raises its error before any photo is read
     photos = photos if isinstance(photos, np.ndarray) else list(photos)
-    labels = [None if label == _NONE else label for label in labels]
+    labels = _checked_labels(list(labels))
     if groups is None: groups = np.arange(len(photos))
-    if paths is None: paths = _names(photos, labels, domain)
+    if paths is None: paths = _names(photos, labels, domain, set(self.reference.paths))
     _check_lengths(photos=photos, labels=labels, groups=groups, paths=paths)
     features, *columns = _readable(self._rows_of(photos), labels, groups, paths, map(_path, photos))
     return self._adapted(features, *columns, domain, most)
@@ -232,7 +245,8 @@ def _adapted(self: GearClassifier, features, labels, groups, paths, files, domai
     if len(classes) > len(self.labels):
         reference = _without_covered(reference, len(self.labels), len(classes), first_group)
     new = _with_head(self, reference, classes, most=most)
-    new._added = [*getattr(self, '_added', []), *map(_Added, paths, labels, groups.tolist(), files)]
+    earlier = [photo for photo in getattr(self, '_added', []) if photo.path in set(reference.paths)]
+    new._added = [*earlier, *map(_Added, paths, labels, groups.tolist(), files)]
     return new
 
 # %% ../nbs/08a_adapt.ipynb #8a000027
@@ -305,7 +319,7 @@ def _splits_with(clf):
     import pandas as pd
     from gear_fastai.dataset import file_digest, read_splits
     old = read_splits(clf.folder)
-    gone = set(GearClassifier(clf.folder).reference.paths) - set(clf.reference.paths)
+    gone = set(read_reference(read_model(clf.folder, REFERENCE)[1]).paths) - set(clf.reference.paths)
     new = pd.DataFrame(map(vars, clf._added)).drop_duplicates('path', keep='last')
     digests = [file_digest(file) if file and os.path.isfile(file) else '' for file in new.file]
     new = new.drop(columns='file').assign(label=new.label.fillna(_NONE), split='train', domain='new', digest=digests)
@@ -392,7 +406,7 @@ def _backbone(size):
     clf = GearClassifier(folder)
     if size == clf.size: return clf
     import onnx
-    if size % 32: raise ValueError(f'size={size}: use a multiple of 32')
+    if size < 32 or size % 32: raise ValueError(f'size={size}: use a multiple of 32')
     proto = onnx.load_from_string(clf._onnx)
     _set_size(proto, size)
     clf.__dict__.update(_onnx=proto.SerializeToString(), _sessions={}, size=size)

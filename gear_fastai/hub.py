@@ -43,12 +43,12 @@ def _hub_errors(repo_id):
 def _card_of(folder, repo_id, license):
     "Text of the card with its license; raise `HubError` if there is none"
     from huggingface_hub import ModelCard
+    if not (folder/'README.md').is_file(): raise HubError(f'{folder}: has no README.md; save the model again')
     card = ModelCard.load(folder/'README.md')
     card.data.license = license or card.data.license
     if not card.data.license:
         raise HubError(f"{folder}/README.md: names no license; give one, such as license='apache-2.0'")
-    example = f"GearClassifier('{folder.resolve().name}')"
-    return str(card).replace(example, f"GearClassifier('hf-hub:{repo_id}')")
+    return re.sub(r"GearClassifier\('[^']*'\)", f"GearClassifier('hf-hub:{repo_id}')", str(card))
 
 # %% ../nbs/07d_hub.ipynb #4eee0b56
 def _check_private(api, repo_id, kind):

@@ -93,7 +93,7 @@ class TransferRecipe(Recipe):
     lr: float = 3e-4
     augment: dict = field(default_factory=lambda: dict(LIGHT_AUGMENT))
     pretrained: bool = True  # start from pretrained weights rather than random ones
-    views: int = 1  # augmented views per photo to fit the head; more are slower and generalize better
+    views: int = 1  # views of each photo that the head is fitted on: itself and augmented copies
     alpha: float = None  # ridge penalty of the head; default: chosen on left-out photos
 
     def __post_init__(self):

@@ -163,7 +163,8 @@ class ReviewLock:
         self.file = Path(file)
         while not self._acquire(): pass
         os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f'{os.getpid()} {socket.gethostname()}\n'.encode(), 0)
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        os.write(self._fd, f'{os.getpid()} {socket.gethostname()}\n'.encode())
 
     def release(self):
         "Delete the lock file"
@@ -176,7 +177,10 @@ class ReviewLock:
 @patch
 def _acquire(self: ReviewLock):
     "Open and lock the file; False if it was deleted meanwhile"
-    self._fd = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o644)
+    try: self._fd = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o644)
+    except PermissionError:
+        raise DataError(f'{self.file}: belongs to another user, who may be reviewing this folder; '
+                        'delete the file if that review has ended') from None
     if not _try_lock(self._fd):
         os.close(self._fd)
         raise DataError(self._in_use())
@@ -265,11 +269,11 @@ def _write_journal(folder, entries):
     with atomic_write(file) as tmp: tmp.write_text(json.dumps(entries), encoding='utf-8')
 
 # %% ../nbs/11b_review.ipynb #f1899b39
-def _path_now(row, journal):
+def _path_now(row, moves):
     "The path of a photo in the log, after the moves that came later"
     path = row['photo']
-    for entry in journal:
-        if entry['time'] > row['time']: path = dict(entry['moves']).get(path, path)
+    for time, place in moves:
+        if time > row['time']: path = place.get(path, path)
     return path
 
 # %% ../nbs/11b_review.ipynb #b7b9fb08
@@ -287,7 +291,9 @@ def _restore_manifest(folder, text):
 def _roll_back(folder, entry):
     "Move the files of an entry back; restore manifest and folders"
     for src, dest in reversed(entry['moves']):
-        if (folder/dest).exists() and not (folder/src).exists(): os.rename(folder/dest, folder/src)
+        if not (folder/dest).exists() or (folder/src).exists(): continue
+        (folder/src).parent.mkdir(parents=True, exist_ok=True)
+        os.rename(folder/dest, folder/src)
     _restore_manifest(folder, entry['manifest'])
     for name in reversed(entry['folders']):
         with suppress(OSError): (folder/name).rmdir()
@@ -302,8 +308,8 @@ def _drop_last(folder, entries):
     "Roll back the last entry of a journal and remove it"
     entry = entries[-1]
     _roll_back(folder, entry)
-    _write_journal(folder, entries[:-1])
     entries.pop()
+    _write_journal(folder, entries)
     _restore_times(folder, entry)
 
 # %% ../nbs/11b_review.ipynb #9e05f1a8
@@ -323,7 +329,7 @@ def _open_journal(folder):
 # %% ../nbs/11b_review.ipynb #c4e80a85
 @dataclass(frozen=True)
 class ReviewItem:
-    "A photo to decide, with all that helps to decide it"
+    "A photo to decide, with the model's prediction and why it is shown"
     path: str  # relative to the folder
     file: Path  # the photo itself
     label: str  # the label that the photo has, or None
@@ -400,7 +406,7 @@ def _open(self: ReviewSession, file):
 # %% ../nbs/11b_review.ipynb #fb751afb
 @patch
 def close(self: ReviewSession):
-    "Wait for the adaptation and give the folder free for others"
+    "Wait for the adaptation and release the folder"
     if self.closed: return
     self._join()
     self._log.close()
@@ -409,7 +415,7 @@ def close(self: ReviewSession):
 # %% ../nbs/11b_review.ipynb #1d00e423
 @patch(as_prop=True)
 def closed(self: ReviewSession) -> bool:
-    "Whether the folder is free for others"
+    "Whether the folder is released"
     return self._hold._fd is None
 
 @patch
@@ -481,7 +487,8 @@ def _is_there(self: ReviewSession, path):
 # %% ../nbs/11b_review.ipynb #e746499f
 @patch
 def _replay(self: ReviewSession):
-    rows = [dict(row, photo=_path_now(row, self._journal)) for row in self._log.rows]
+    moves = [(entry['time'], dict(entry['moves'])) for entry in self._journal]
+    rows = [dict(row, photo=_path_now(row, moves)) for row in self._log.rows]
     self._decisions = [(path, label) for path, label in decisions_in(rows) if path in self._row]
 
 @patch
@@ -582,8 +589,21 @@ def _item(self: ReviewSession, path, position):
     is_random = position % _RANDOM_EVERY == 0
     return ReviewItem(
         path=path, file=self.folder/path, label=self._old.get(path), decided=self.decided.get(path),
-        top=p.top(5), rejected=p.label is None, nearest=p.nearest, position=position, n=len(self._row),
+        top=p.top(len(p.probabilities)), rejected=p.label is None, nearest=p.nearest,
+        position=position, n=len(self._row),
         reason='random check' if is_random else self._values[path][1])
+
+# %% ../nbs/11b_review.ipynb #2843a021
+@patch
+def file_of(self: ReviewSession,
+    nearest: Nearest,  # of an item
+) -> Path:  # None if it is not a photo of this folder
+    "Return the file of a training photo; one of the same name that looks different does not count"
+    reference = self.classifier.reference
+    if not {nearest.path} <= self._row.keys() & set(reference.paths): return None
+    features = reference.features[reference.paths.index(nearest.path)]
+    same = (self._unit([nearest.path]) @ features)[0] > _SAME
+    return self.folder/nearest.path if same else None
 
 # %% ../nbs/11b_review.ipynb #53ba24c2
 @patch
@@ -663,6 +683,7 @@ def undo(self: ReviewSession) -> str:  # path of the photo; None if there is not
         path, label = self._decisions[-1]
         self._log.append(path, label, '', self.digest)
         self._decisions.pop()
+        self._warning = None
         if path not in self._trail: self._trail.append(path)
         self._at = self._trail.index(path)
         return path
@@ -673,8 +694,8 @@ def _short_digest(*parts): return hashlib.blake2b(repr(parts).encode('utf-8', 'r
 # %% ../nbs/11b_review.ipynb #97c6ef39
 def _base_digest(clf):
     "Digest of a model folder, or of a model that is not saved yet"
-    with suppress(OSError, TypeError): return file_digest(Path(clf.folder)/'gear.json')[:16]
-    return _short_digest(clf.labels, clf.reference.features.tobytes())
+    if clf._head: return _short_digest(clf.labels, [part.tobytes() for part in clf._head])
+    return file_digest(Path(clf.folder)/'gear.json')[:16]
 
 # %% ../nbs/11b_review.ipynb #fa3e8855
 @patch(as_prop=True)
@@ -764,18 +785,19 @@ def _without_copies(self: ReviewSession, decided):
 
 # %% ../nbs/11b_review.ipynb #32ce0446
 @patch
-def _adapted(self: ReviewSession, decided):
-    "The first model, adapted to decisions"
+def _adapted(self: ReviewSession, decided, x):
+    "The first model, adapted to decisions on photos with the features `x`"
     if not decided: return self.base
-    x = self._features[[self._row[path] for path in decided]]
     groups = _groups(x, [f'{label}/{Path(path).name}' for path, label in decided.items()])
     return self.base.adapt(x, list(decided.values()), groups=groups, paths=list(decided))
 
 # %% ../nbs/11b_review.ipynb #0d4560a9
 @patch
 def _adapt_once(self: ReviewSession):
-    with self._lock: decided = self._to_train_on()
-    clf = self._adapted(decided)
+    with self._lock:
+        decided = self._to_train_on()
+        x = self._features[[self._row[path] for path in decided]]
+    clf = self._adapted(decided, x)
     predictions = _honest_predictions(clf, self._features)
     with self._lock:
         self.classifier = clf
@@ -942,7 +964,8 @@ def apply(self: ReviewSession) -> dict:  # number of photos `moved` in all, of t
     with self._lock:
         table = earlier_splits(self.folder, add=True)
         entry = self._journal_entry()
-        if table is not None: table = _moved_table(table, entry['moves'], dict(self._to_apply()))
+        decided = dict(self._to_apply())
+        if table is not None: table = _moved_table(table, entry['moves'], decided)
         self._journal.append(entry)
         try:
             _write_journal(self.folder, self._journal)
@@ -952,8 +975,8 @@ def apply(self: ReviewSession) -> dict:  # number of photos `moved` in all, of t
             raise
         self._rename(dict(entry['moves']))
     self.adapt()    # without the photos that are in the test split now
-    tops = Counter(dest.split('/')[0] for _, dest in entry['moves'])
-    return dict(moved=len(entry['moves']), none=tops[NONE], excluded=tops[EXCLUDED])
+    labels = Counter(decided[src] for src, _ in entry['moves'])
+    return dict(moved=len(entry['moves']), none=labels[NONE], excluded=labels[EXCLUDED])
 
 # %% ../nbs/11b_review.ipynb #a6ad0071
 @patch
@@ -992,6 +1015,7 @@ def revert(self: ReviewSession) -> dict:  # number of photos `moved`
         self._rename({dest: src for src, dest in entry['moves']})
         self.refresh()
         self._replay()
+    self.adapt()
     return dict(moved=len(entry['moves']))
 
 # %% ../nbs/11b_review.ipynb #d5c4045c
@@ -1020,7 +1044,8 @@ def _adapt_now(self: ReviewSession):
 def _test_truth(self: ReviewSession):
     "(path, class) of the photos in the test split"
     decided = self.decided
-    paths = [path for path in self._row if path in _for_testing(self.folder) - self._trained]
+    test = _for_testing(self.folder) - self._trained
+    paths = [path for path in self._row if path in test]
     labels = [(path, decided.get(path, self._old.get(path))) for path in paths]
     return [(path, label) for path, label in labels if label not in (None, NONE, EXCLUDED)]
 

@@ -50,7 +50,7 @@ def session(self: GearReviewer) -> ReviewSession:
 # %% ../nbs/11c_reviewer.ipynb #1be3ac6b
 @patch
 def close_session(self: GearReviewer):
-    "Wait for the model to adapt, and give the folder free for other reviewers"
+    "Wait for the model to adapt, and release the folder for other reviewers"
     if self._session is not None: self._session.close()
 
 # %% ../nbs/11c_reviewer.ipynb #afe1d1d1
@@ -78,8 +78,9 @@ _REASONS = {
 # %% ../nbs/11c_reviewer.ipynb #3e55973b
 def _choices(item, labels):
     "(class, probability) of the choices: the most probable classes, and the present label"
-    top = list(item.top[:5])
-    if item.label in labels and item.label not in dict(top): top[4:] = [(item.label, 0.)]
+    top = item.top[:5]
+    if item.label in labels and item.label not in dict(top):
+        top[4:] = [(item.label, dict(item.top).get(item.label, 0.))]
     return top
 
 # %% ../nbs/11c_reviewer.ipynb #61a1f043
@@ -102,8 +103,8 @@ def _pictures(self: GearReviewer):
     files = {}
     for item in shown:
         files[f'photo {item.path}'] = item.file
-        near = item.nearest and self._arguments['folder']/item.nearest.path
-        if near and near.is_file(): files[f'nearest {item.nearest.path}'] = near
+        near = item.nearest and self.session.file_of(item.nearest)
+        if near: files[f'nearest {item.nearest.path}'] = near
     return files | {f'thumb {path}': self._arguments['folder']/path for path, _ in self._recent()}
 
 # %% ../nbs/11c_reviewer.ipynb #3e2eaae1
@@ -153,9 +154,10 @@ def _go(self: GearReviewer, step): self.session.go(1 if step > 0 else -1)
 # %% ../nbs/11c_reviewer.ipynb #381308d0
 @patch
 def _plan(self: GearReviewer):
-    tops = Counter(dest.split('/')[0] for _, dest in self.session.moves())
-    where = ', '.join(f'{n} to {name}' for name, n in sorted(tops.items())) or 'none'
-    return dict(plan=f'Photos that move: {where}. A split is updated, too.')
+    decided = self.session.decided
+    labels = Counter(decided[path] for path, _ in self.session.moves())
+    where = ', '.join(f'{n} to {name}' for name, n in sorted(labels.items())) or 'none'
+    return dict(plan=f'Photos that move: {where}. If the folder has a splits.csv, it is updated.')
 
 # %% ../nbs/11c_reviewer.ipynb #2e714290
 @patch
@@ -207,8 +209,14 @@ def _receive(self: GearReviewer, _, message, buffers):
     "Handle a message from the page"
     kind = message.pop('kind', None)
     if kind == 'look': self._look(message.get('keys', []))
-    elif kind == 'poll': self.send(dict(kind='progress', progress=_progress(self.session.progress())))
+    elif kind == 'poll': self._poll()
     else: self.send(self._reply(kind, message))
+
+@patch
+def _poll(self: GearReviewer):
+    "Send the progress of a session that is open; do not open one"
+    if self._session is None or self._session.closed: return
+    self.send(dict(kind='progress', progress=_progress(self._session.progress())))
 
 @patch
 def _look(self: GearReviewer, keys):

@@ -98,7 +98,7 @@ def _begin(track, name, settings):
     check_tracker(track)
     try: return _TRACKERS[track](name, settings)
     except Exception as e:
-        reason = str(e).strip().splitlines()[0][:200]
+        reason = ' '.join(str(e).split())[:200] or type(e).__name__
         raise ValueError(f"track='{track}': cannot begin a run ({reason})") from e
 
 @contextmanager

@@ -1,7 +1,9 @@
 "Classify photos over HTTP: `uvicorn app:app`, then `curl --data-binary @photo.jpg localhost:8000/predict`."
+import json
+
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gear_fastai import GearClassifier, PhotoError
@@ -21,7 +23,7 @@ async def predict(request):
     if len(photo) > MAX_BYTES: return error(413, f'larger than {MAX_BYTES/1e6:.0f} MB')
     try: prediction = await run_in_threadpool(clf.predict, bytes(photo))
     except PhotoError as e: return error(422, str(e))
-    return JSONResponse(prediction.to_dict())
+    return Response(json.dumps(prediction.to_dict()), media_type='application/json')
 
 
 async def health(request): return JSONResponse(dict(status='ok', labels=clf.labels))

@@ -135,6 +135,24 @@ def test_bad_photos(clf):
         clf.adapt([b'no image'], ['boots'])
 
 
+@pytest.mark.parametrize('label', [0, 1, float('nan'), '', ['boots']])
+def test_labels_must_be_names(clf, data, label):
+    with pytest.raises(ValueError, match='not a label; pass the name of a class'): clf.adapt([next(list_photos(data))], [label])
+
+
+def test_each_photo_gets_a_path_of_its_own(clf, tmp_path):
+    rng = np.random.default_rng(0)
+    first, second, third = rng.integers(0, 256, (3, 64, 64, 3), np.uint8)
+    twice = clf.adapt([first], ['boots']).adapt([second, third], ['boots', 'boots'])
+    twice.save(tmp_path/'twice')
+    paths = [path for path in read_splits(tmp_path/'twice').path if path.startswith('boots/new/')]
+    assert len(paths) == 3 and set(paths) <= set(GearClassifier(tmp_path/'twice').reference.paths)
+    again = clf.adapt([first], ['boots']).adapt([first], ['rope'])          # corrected: one photo, one row
+    again.save(tmp_path/'again')
+    assert [path for path in read_splits(tmp_path/'again').path if '/new/' in path] == ['rope/new/photo-0']
+    assert again.added == dict(rope=1)
+
+
 def test_unreadable_photos_are_left_out_with_a_warning(clf, data, tmp_path):
     files, labels = photos_of(data, 'axes')
     (tmp_path/'bad.jpg').write_bytes(b'no image')

@@ -65,6 +65,11 @@ def test_the_card_on_the_hub(hub, model):
     assert (model/'README.md').read_text() == text
 
 
+def test_the_card_of_a_renamed_folder(hub, model):
+    push_model(model.rename(model.with_name('better')), 'me/gear', 'mit')
+    assert "GearClassifier('hf-hub:me/gear')" in ModelCard.load('me/gear').text
+
+
 def test_words_and_license_that_you_added_to_the_card_are_kept(hub, model):
     card = ModelCard.load(model/'README.md')
     card.data.license = 'cc-by-4.0'
@@ -135,6 +140,10 @@ def test_mistakes_have_one_line(hub, model):
     check_refused(lambda: push_model(model, 'you/gear', 'mit'), HubError, 'you/gear: your token may not write there')
     check_refused(lambda: push_model(model, 'me/gear'), HubError, 'names no license')
     check_refused(lambda: push_model(model.parent, 'me/gear', 'mit'), ModelError, 'not a saved model')
+    card = (model/'README.md').read_text()
+    (model/'README.md').unlink()
+    check_refused(lambda: push_model(model, 'me/gear', 'mit'), HubError, 'has no README.md; save the model again')
+    (model/'README.md').write_text(card)
     check_refused(lambda: download_model('me/none'), HubError, 'no such repository')
     check_refused(lambda: GearClassifier('hf-hub:me/none'), HubError, 'no such repository')
     (model/'model.onnx').write_bytes(b'cut off')

@@ -46,7 +46,7 @@ def quiet():
 @pytest.fixture(autouse=True)
 def no_fit(request, monkeypatch):
     "Most tests do not need an adapted model"
-    if request.node.name not in ADAPTING: monkeypatch.setattr(ReviewSession, '_adapted', lambda self, decided: self.base)
+    if request.node.name not in ADAPTING: monkeypatch.setattr(ReviewSession, '_adapted', lambda self, decided, x: self.base)
 
 
 def state(folder):
@@ -191,6 +191,45 @@ def test_apply_and_revert_restore_everything(folder, clf):
         same_state(folder, before)
         assert session.progress()['decided'] == 7
         with pytest.raises(DataError, match='nothing to revert'): session.revert()
+
+
+def test_revert_into_a_folder_that_was_deleted(folder, clf):
+    moved = [path for path, label in list_to_review(folder).items() if label == 'axes']
+    with ReviewSession(folder, clf, every=1000) as session:
+        for path in moved: session.decide(path, 'boots')
+        session.apply()
+        (folder/'axes').rmdir()
+        session.revert()
+    assert all((folder/path).is_file() for path in moved)
+
+
+def test_undo_withdraws_its_warning(folder, clf):
+    with ReviewSession(folder, clf, every=1000) as session:
+        session.decide('loose-0.jpeg', 'boots')
+        session._warning = 'look almost identical'
+        session.undo()
+        assert session.progress()['warning'] is None
+
+
+def test_the_lock_of_another_user(folder, clf, monkeypatch):
+    real = os.open
+    def refuse(file, *args):
+        if str(file).endswith('.review.lock'): raise PermissionError(errno.EACCES, 'Permission denied')
+        return real(file, *args)
+    monkeypatch.setattr(os, 'open', refuse)
+    with pytest.raises(DataError, match='belongs to another user'): ReviewSession(folder, clf)
+
+
+def test_the_nearest_photo_must_be_the_one_that_was_trained_on(folder, clf):
+    path = sorted(path for path in list_to_review(folder) if path.startswith('axes/'))[0]
+    near = review.Nearest(path, 'axes', 1.)
+    with ReviewSession(folder, clf, every=1000) as session:
+        assert session.file_of(near) is None                            # the model was trained on other photos
+        x = session._features[[session._row[path]]]
+        session.classifier = session.base.adapt(x, ['axes'], paths=[path])
+        assert session.file_of(near) == folder/path
+        session.classifier = session.base.adapt(-x, ['axes'], paths=[path])
+        assert session.file_of(near) is None
 
 
 def test_decisions_after_apply_survive_revert_and_resume(folder, clf):
@@ -421,7 +460,7 @@ def test_arrows_skip_and_come_back(folder, clf):
 
 def test_a_failed_adaptation_is_reported(folder, clf, monkeypatch):
     with ReviewSession(folder, clf, every=2) as session:
-        monkeypatch.setattr(session, '_adapted', lambda decided: 1/0)
+        monkeypatch.setattr(session, '_adapted', lambda decided, x: 1/0)
         decide_all(session, 2)
         session.adapt(wait=True)
         assert session.progress()['error'] == 'division by zero'
@@ -491,6 +530,8 @@ def test_a_dataset_that_comes_split(tmp_path, sample, clf):
         session.decide(path, 'boots')
         session.decide('new.jpeg', 'gloves')
         assert dict(session.moves()) == {path: path.replace('axes', 'boots'), 'new.jpeg': 'train/gloves/new.jpeg'}
+        session.decide('new.jpeg', '_none')
+        assert session.apply() == dict(moved=2, none=1, excluded=0)
 
 
 def test_a_model_of_format_1(folder, tmp_path):

@@ -66,10 +66,8 @@ def test_the_present_label_is_among_the_choices(page):
     item = page.reviewer.session.current()
     labels = page.reviewer.session.labels
     rare = min(item.top, key=lambda pair: pair[1])[0]
-    label = next(name for name in labels if name not in dict(item.top))
-    for name in (rare, label):
-        shown = _shown(type(item)(**dict(vars(item), label=name)), labels, {})
-        assert name in dict(shown['top']) and len(shown['top']) == 5
+    shown = _shown(type(item)(**dict(vars(item), label=rare)), labels, {})
+    assert shown['top'][4] == (rare, dict(item.top)[rare]) and len(shown['top']) == 5
     assert len(_shown(type(item)(**dict(vars(item), label='_none')), labels, {})['top']) == 5
 
 
@@ -153,6 +151,14 @@ def test_the_widget_that_was_used_last_has_the_session(page, tmp_path):
     assert other.say('hello')['progress']['decided'] == 1
     assert page.decide('tents')['progress']['decided'] == 2 and other.say('hello')['progress']['decided'] == 2
     other.reviewer.close_session()
+
+
+def test_asking_for_progress_opens_no_session(page):
+    page.say('hello')
+    page.reviewer.close_session()
+    n = len(page.replies)
+    page.say('poll')
+    assert len(page.replies) == n and page.reviewer._session.closed
 
 
 def test_a_photo_that_was_deleted_is_skipped(page, tmp_path):
