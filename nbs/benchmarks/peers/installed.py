@@ -30,17 +30,9 @@ def closure(name, extras=()):
     return sorted(found)
 
 
-def source_folder(dist):
-    "Folder of the package of an editable install, or None"
-    text = dist.read_text('direct_url.json')
-    url = json.loads(text) if text else {}
-    if url.get('dir_info', {}).get('editable'): return Path(url['url'].removeprefix('file://'), dist.name)
-
-
 def n_bytes(name):
     dist = distribution(name)
     files = [Path(dist.locate_file(f)) for f in dist.files or [] if not NVIDIA.search(str(f))]
-    if folder := source_folder(dist): files += folder.rglob('*')
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
