@@ -48,7 +48,7 @@ bundled-model: .venv/installed-dev  ## rebuild models/gear from the folders GEAR
 	$(BIN)/nbdev-test nbs/benchmarks/bundled_model.ipynb --flags real --save --cell-timeout 0
 
 bench-peers: .venv/peers/installed .venv/peers-autogluon/installed  ## compare with other libraries; PEERS="--only fastai": one
-	.venv/peers/bin/pip install -q --no-deps .
+	rm -rf build && .venv/peers/bin/pip install -q --no-deps .
 	.venv/peers/bin/python nbs/benchmarks/peers/bench_peers.py $(PEERS)
 
 dist: $(TOOLS)  ## build and check sdist and wheels; try the wheels in new environments

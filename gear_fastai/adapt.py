@@ -9,7 +9,7 @@ __all__ = ['photos_to_learn', 'adapt_to_folder', 'train_probe']
 import json, os, warnings
 from collections import Counter
 from dataclasses import dataclass
-from itertools import chain, count
+from itertools import count
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
@@ -165,16 +165,18 @@ def left_out_logits(self: GearClassifier) -> np.ndarray:
 # %% ../nbs/08a_adapt.ipynb #8a000023
 def _free_path(folder, file, taken):
     "`folder/file`, or with a number before the file's name if that path is taken"
-    numbered = (f'{folder}/{n}-{file}' for n in count(1))
-    return next(path for path in chain([f'{folder}/{file}'], numbered) if path not in taken)
+    names = (f'{n}-{file}' if n else file for n in count())
+    return next(f'{folder}/{name}' for name in names if f'{folder}/{name}' not in taken)
 
 def _names(photos, labels, domain, taken):
     "A path for each photo, as in a merged dataset, that is not in `taken`"
-    names = {}
+    names = []
+    taken = set(taken)
     for i, (photo, label) in enumerate(zip(photos, labels)):
         file = os.path.basename(_path(photo) or f'photo-{i}')
-        names[_free_path(f'{label or _NONE}/{domain}', file, names.keys() | taken)] = None
-    return list(names)
+        names.append(_free_path(f'{label or _NONE}/{domain}', file, taken))
+        taken.add(names[-1])
+    return names
 
 @dataclass
 class _Added:
@@ -229,7 +231,7 @@ def adapt(self: GearClassifier,
     photos = photos if isinstance(photos, np.ndarray) else list(photos)
     labels = _checked_labels(list(labels))
     if groups is None: groups = np.arange(len(photos))
-    if paths is None: paths = _names(photos, labels, domain, set(self.reference.paths))
+    if paths is None: paths = _names(photos, labels, domain, self.reference.paths)
     _check_lengths(photos=photos, labels=labels, groups=groups, paths=paths)
     features, *columns = _readable(self._rows_of(photos), labels, groups, paths, map(_path, photos))
     return self._adapted(features, *columns, domain, most)
@@ -245,7 +247,8 @@ def _adapted(self: GearClassifier, features, labels, groups, paths, files, domai
     if len(classes) > len(self.labels):
         reference = _without_covered(reference, len(self.labels), len(classes), first_group)
     new = _with_head(self, reference, classes, most=most)
-    earlier = [photo for photo in getattr(self, '_added', []) if photo.path in set(reference.paths)]
+    kept = set(reference.paths)
+    earlier = [photo for photo in getattr(self, '_added', []) if photo.path in kept]
     new._added = [*earlier, *map(_Added, paths, labels, groups.tolist(), files)]
     return new
 

@@ -600,7 +600,7 @@ def file_of(self: ReviewSession,
 ) -> Path:  # None if it is not a photo of this folder
     "Return the file of a training photo; one of the same name that looks different does not count"
     reference = self.classifier.reference
-    if not {nearest.path} <= self._row.keys() & set(reference.paths): return None
+    if nearest.path not in self._row or nearest.path not in reference.paths: return None
     features = reference.features[reference.paths.index(nearest.path)]
     same = (self._unit([nearest.path]) @ features)[0] > _SAME
     return self.folder/nearest.path if same else None

@@ -161,6 +161,24 @@ def test_service_refuses_what_is_no_photo(service, body, status, text):
     assert got == status and text in content['error']
 
 
+SURROGATE = """
+import asyncio, json, app
+from types import SimpleNamespace
+from gear_fastai.inference import Nearest, Prediction
+
+class Request:
+    async def stream(self): yield b'photo'
+
+found = Prediction(label='boots', nearest=Nearest('boots/b\\udcff.jpg', 'boots', 1.))
+app.clf = SimpleNamespace(predict=lambda photo: found)
+response = asyncio.run(app.predict(Request()))
+print(ascii(json.loads(response.body)['nearest']['path']))
+"""
+
+def test_service_sends_names_that_are_not_utf8(light):
+    assert run(light, '-c', SURROGATE)[1] == ascii('boots/b\udcff.jpg')
+
+
 def test_service_does_not_run_as_root():
     assert re.search(r'^USER (?!root)', steps, re.M)
 
