@@ -573,6 +573,14 @@ def _likely_wrong(probabilities, y):
     confident = np.where(probabilities >= thresholds, probabilities, 0)
     return (confident.max(1) > 0) & (confident.argmax(1) != y)
 
+# %% ../nbs/09_evaluation.ipynb #9ae07ba6
+def _sibling_votes(y, products, n_classes):
+    "Share of each class among the other photos of the same product, (N, `n_classes`); 0 if there are none"
+    counts = np.zeros((products.max() + 1, n_classes))
+    np.add.at(counts, (products, y), 1)
+    votes = counts[products] - np.eye(n_classes)[y]
+    return votes/np.maximum(votes.sum(1, keepdims=True), 1)
+
 # %% ../nbs/09_evaluation.ipynb #d05f3351
 def rank_label_errors(
     x,  # features, (N, F)
@@ -585,22 +593,25 @@ def rank_label_errors(
     labels = np.asarray(labels, dtype=object)
     names = [*sorted(set(labels) - {NONE}), NONE]
     y = np.array([names.index(label) for label in labels])
-    groups = _numbered(np.arange(len(y)) if groups is None else groups, y)
+    products = _numbered(np.arange(len(y)) if groups is None else groups)
+    groups = _numbered(products, y)
     domains = np.full(len(y), '') if domains is None else np.asarray(domains)
     scores = _left_out_scores(x, np.where(labels == NONE, -1, y), groups, domains)
-    return _judge(scores, y, groups, names)
+    return _judge(scores, _sibling_votes(y, products, len(names)), y, groups, names)
 
 # %% ../nbs/09_evaluation.ipynb #7964c855
-def _judge(scores, y, groups, names):
+def _judge(scores, votes, y, groups, names):
     "The table of `rank_label_errors`"
     suggested, margins = _best_other(scores, y)
+    rows = np.arange(len(y))
+    contradiction = np.maximum(votes[rows, suggested] - votes[rows, y], 0)
     targets = platt_targets(y, scores.shape[1], len(set(groups)))
     probabilities = softmax(scores*fit_scale(scores, targets, weights=row_weights(y)), axis=1)
     n_groups = pd.Series(groups).groupby(y).transform('nunique')
     can_judge = (n_groups > 1).to_numpy()
     return pd.DataFrame(dict(suggested=[names[i] for i in suggested],
-                             confidence=probabilities[np.arange(len(y)), suggested],
-                             score=np.where(can_judge, margins, np.nan),
+                             confidence=probabilities[rows, suggested],
+                             score=np.where(can_judge, margins + .2*contradiction, np.nan),
                              likely=can_judge & (margins > 0) & _likely_wrong(probabilities, y)))
 
 # %% ../nbs/09_evaluation.ipynb #7937c860

@@ -265,8 +265,10 @@ def _outputs(learn, model, info, most=4000):
     if len(none_rows):
         none = _run_network(forward, dls.test_dl([info.folder/path for path in none_rows.path], bs=64))[1]
     rest = dict(rows=info.train.iloc[chosen], none=none, none_rows=none_rows)
-    probe = getattr(learn, 'probe_features', None)
-    if probe: return _Outputs(probe[0].numpy()[chosen], left_out=probe[2].numpy()[chosen], **rest)
+    probe = getattr(learn, 'probe_outputs', None)
+    if probe:
+        features, left_out = (output.numpy()[chosen] for output in probe)
+        return _Outputs(features, left_out=left_out, **rest)
     items = getattr(info.train_items, 'iloc', L(info.train_items))[chosen]
     train = _run_network(forward, dls.test_dl(items, bs=64))[1]
     logits, valid = _run_network(forward, dls.valid)

@@ -15,6 +15,7 @@ import onnxruntime, requests, timm, torch.onnx
 from fastai.vision.all import *
 from huggingface_hub import constants, try_to_load_from_cache
 from timm.models import load_state_dict
+from timm.utils import unwrap_model
 from .distributed import from_rank0
 from .learner import check_labels, photo_learner, photo_size
 from .dataset import photo_domains
@@ -330,12 +331,12 @@ def create_backbone(
 # %% ../nbs/05_transfer.ipynb #7463b467
 class TransferLearner(Learner):
     "A `Learner` that fits the head of a timm model on stored features, then trains head and backbone"
-    probe_features = None  # from `fit_head` until `fit`: features of train and valid photos, left-out logits
+    probe = None  # from `fit_head`, see `probe_outputs`
     mix = None  # share of the fine-tuned weights in the current ones after `fine_tune`, 0 to 1
 
     def fit(self, *args, **kwargs):
-        "fastai's `fit`, after which the stored features are out of date"
-        self.probe_features = self.mix = None
+        "fastai's `fit`; the weights are no longer those that `mix` describes"
+        self.mix = None
         return super().fit(*args, **kwargs)
 
 # %% ../nbs/05_transfer.ipynb #e80fa805
@@ -398,8 +399,23 @@ def fit_head(self: TransferLearner,
     weight, bias, left_out = map(torch.from_numpy, probe)
     set_head(self.model, weight, bias)
     left_out = left_out[:len(train[1])]         # those of the photos themselves
-    self.probe_features = train[0], valid[0], left_out
+    self.probe = dict(features=train[0], left_out=left_out, weights=self._weights())
     self._record_head(left_out, train[1], *valid, time.perf_counter() - start)
+
+# %% ../nbs/05_transfer.ipynb #28e18b41
+@patch
+def _weights(self: TransferLearner):
+    weights = unwrap_model(self.model).state_dict()
+    return {name: value.detach().cpu().clone() for name, value in weights.items()}
+
+@patch(as_prop=True)
+def probe_outputs(self: TransferLearner) -> tuple:
+    "Features (N, F) and left-out logits (N, C) of the training photos; None if the network is not a linear probe"
+    if not self.probe: return None
+    now = self._weights()
+    fitted = self.probe['weights']
+    is_same = now.keys() == fitted.keys() and all(torch.equal(now[name], fitted[name]) for name in now)
+    return (self.probe['features'], self.probe['left_out']) if is_same else None
 
 # %% ../nbs/05_transfer.ipynb #66c0d4f8
 @torch.no_grad()
@@ -476,11 +492,14 @@ def before_validate(self: WiseFT):
 # %% ../nbs/05_transfer.ipynb #40443ec3
 @patch
 def state_dict(self: WiseFT):
-    return dict(start=self.start, start_losses=self.start_losses, tuned=self.tuned, best=self.best)
+    return dict(start=self.start, start_losses=self.start_losses, tuned=self.tuned, best=self.best,
+                probe=self.learn.probe)
 
 @patch
 def load_state_dict(self: WiseFT, state: dict):
     "Continue from a state, on the device of the model"
+    state = dict(state)
+    self.learn.probe = state.pop('probe', None)
     for name, value in to_device(state, self.params[0].device).items(): setattr(self, name, value)
 
 # %% ../nbs/05_transfer.ipynb #20083467

@@ -133,14 +133,33 @@ def test_interpolation_does_not_change_the_training(easy):
     assert all(map(_equal, train([WiseFT()]), train([])))
 
 
-def test_features_are_kept_until_the_backbone_is_trained(dls):
+def test_outputs_of_a_probe_are_kept_until_the_weights_change(dls):
     learn = transfer_learner(dls, 'test_resnet', pretrained=False)
+    assert learn.probe_outputs is None
     with learn.no_bar(), learn.no_logging():
         learn.fine_tune(0)
-        train, valid, left_out = learn.probe_features
-        assert len(train) == len(left_out) == len(dls.train_ds) and len(valid) == len(dls.valid_ds)
+        features, left_out = learn.probe_outputs
+        assert len(features) == len(left_out) == len(dls.train_ds)
+        learn.fine_tune(1, base_lr=10)
+        assert learn.mix == 0 and torch.equal(learn.probe_outputs[1], left_out)
         learn.fit_one_cycle(1)
-    assert learn.probe_features is None
+    assert learn.probe_outputs is None
+
+
+@pytest.mark.parametrize('base_lr', [10, 1e-2])
+def test_a_probe_that_fine_tune_keeps_is_saved_as_one(easy, tmp_path, base_lr):
+    easy.train.rng.seed(0)
+    learn = transfer_learner(easy, 'test_resnet', pretrained=False)
+    learn.fit_head()
+    save_classifier(learn, tmp_path/'probe')
+    if base_lr < 1:
+        for param in head_parameters(learn.model): param.data.neg_()        # a head that any training improves
+        learn.recorder.history, learn.recorder.current = [], None
+    with learn.no_bar(), learn.no_logging():
+        learn.fine_tune(1, base_lr, freeze_epochs=0, cbs=SaveBest(tmp_path/'tuned'))
+    probe, tuned = (read_gear(tmp_path/name) for name in ('probe', 'tuned'))
+    if base_lr == 10: assert tuned['calibration'] == probe['calibration']
+    else: assert tuned['calibration']['which'] == 'validation'
 
 
 def test_the_head_of_two_classes_is_fitted(tmp_path):

@@ -65,10 +65,10 @@ class Runs:
 
 
 def content(out):
-    "What a finished run gave: weights, and the history but for its seconds"
+    "What a finished run gave: weights, metrics and calibration, and the history but for its seconds"
     about = read_gear(out)
     for f in FILES[1:]: read_checked(out, f, about)
-    return about['files'], about['metrics'], pd.read_csv(out/'history.csv').drop(columns='seconds')
+    return about['files'], (about['metrics'], about.get('calibration')), pd.read_csv(out/'history.csv').drop(columns='seconds')
 
 
 def epochs_done(out):

@@ -50,6 +50,16 @@ def test_a_wrong_product_group_does_not_confirm_itself():
     assert together.score[of_group].min() > alone.score[of_group].min()
 
 
+def test_other_photos_of_the_product_count():
+    x, y, groups = drawn(size=4)
+    given = y.copy()
+    given[3] = (y[3] + 1) % 4
+    alone = rank_label_errors(x, NAMES[given]).score
+    found = rank_label_errors(x, NAMES[given], groups).score
+    assert found[3] > alone[3] + .15
+    assert np.abs(found - alone)[4:].max() < .05
+
+
 def test_lengths_and_order_of_rows_do_not_matter():
     x, y, groups = drawn()
     y[3] = (y[3] + 1) % 4
