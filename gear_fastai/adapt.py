@@ -116,11 +116,11 @@ def _loss_accuracy(logits, labels):
     losses = -log_softmax(logits, 1)[np.arange(len(labels)), labels]
     return float(losses.mean()), float((logits.argmax(1) == labels).mean())
 
-def _metrics(fitted, left_out, labels):
+def _metrics(left_out, labels):
     "Metrics of a head, for gear.json"
     loss, accuracy = _loss_accuracy(left_out, labels)
-    return dict(epoch=0, train_loss=_loss_accuracy(fitted, labels)[0], valid_loss=loss, accuracy=accuracy,
-                measured='valid_loss and accuracy: left-out predictions for the training photos')
+    return dict(epoch=0, train_loss=loss, valid_loss=loss, accuracy=accuracy,
+                measured='left-out predictions for the training photos')
 
 # %% ../nbs/08a_adapt.ipynb #8a000049
 def _fit_head(reference, n_classes, **options):
@@ -142,12 +142,12 @@ def _fit(reference, classes, rate, **options):
     scores = reference.fit_rejection(len(classes), row_weights(reference.labels, reference.domains, **options))
     found = dict(calibration=None) | calibrate(left_out, labels, scores, domains, rate, 'left-out training')
     head = weight.astype(np.float32), bias.astype(np.float32)
-    return head, left_out, found | dict(metrics=_metrics(reference.raw[photos] @ weight.T + bias, left_out, labels))
+    return head, left_out, found | dict(metrics=_metrics(left_out, labels))
 
 # %% ../nbs/08a_adapt.ipynb #8a000020
 def _with_head(clf, reference, classes, **options):
     "A copy of `clf` with a head fitted on `reference`"
-    rate = (clf.gear.get('calibration') or {}).get('rejection_rate', .02)
+    rate = (clf.gear.get('calibration') or {}).get('rejection_rate', clf.gear['notes'].get('reject_rate', .02))
     head, left_out, found = _fit(reference, classes, rate, **options)
     new = object.__new__(type(clf))
     gear = clf.gear | found | dict(labels=classes)
@@ -184,6 +184,7 @@ class _Added:
     path: str  # its name in the model
     label: str  # its class; None: none of the classes
     group: int
+    domain: str  # where it comes from
     file: str = None  # where it is
 
 # %% ../nbs/08a_adapt.ipynb #8a000041
@@ -249,7 +250,7 @@ def _adapted(self: GearClassifier, features, labels, groups, paths, files, domai
     new = _with_head(self, reference, classes, most=most)
     kept = set(reference.paths)
     earlier = [photo for photo in getattr(self, '_added', []) if photo.path in kept]
-    new._added = [*earlier, *map(_Added, paths, labels, groups.tolist(), files)]
+    new._added = [*earlier, *map(_Added, paths, labels, groups.tolist(), rows.domains, files)]
     return new
 
 # %% ../nbs/08a_adapt.ipynb #8a000027
@@ -320,18 +321,22 @@ def _write_network(folder, parent, head, labels, size):
 def _splits_with(clf):
     "Splits of the parent and the new photos; rows that these replace are left out"
     import pandas as pd
-    from gear_fastai.dataset import file_digest, read_splits
+    from gear_fastai.dataset import file_digest, photo_domains, read_splits
     old = read_splits(clf.folder)
+    old = old.assign(domain=photo_domains(old))
     gone = set(read_reference(read_model(clf.folder, REFERENCE)[1]).paths) - set(clf.reference.paths)
     new = pd.DataFrame(map(vars, clf._added)).drop_duplicates('path', keep='last')
     digests = [file_digest(file) if file and os.path.isfile(file) else '' for file in new.file]
-    new = new.drop(columns='file').assign(label=new.label.fillna(_NONE), split='train', domain='new', digest=digests)
+    new = new.drop(columns='file').assign(label=new.label.fillna(_NONE), split='train', digest=digests)
+    largest = pd.to_numeric(old.group, errors='coerce').max()
+    if largest >= 0: new['group'] += int(largest) + 1       # not a group of the parent
     return pd.concat([old[~old.path.isin(gone | set(new.path))], new], ignore_index=True)
 
 def _adapted_notes(clf):
     "The parent of an adapted model, and how many photos were added"
     parent = dict(name=clf.folder.name, digest=clf.gear['files']['model.onnx'][:12])
-    return dict(epochs=clf.gear['notes'].get('epochs'), parent=parent, added=clf.added)
+    kept = {name: clf.gear['notes'].get(name) for name in ('epochs', 'reject_rate') if name in clf.gear['notes']}
+    return kept | dict(parent=parent, added=clf.added)
 
 @patch(as_prop=True)
 def added(self: GearClassifier) -> dict:
@@ -389,7 +394,7 @@ def adapt_to_folder(
     model,  # a model folder
     folder,  # one sub-folder per class, known or new, or `_none`
     out,  # model folder to write; a model there is replaced
-    most: float = 10,  # largest weight of a photo relative to those of its class's largest source
+    most: float = 10,  # largest weight of a photo relative to those of its class's largest domain
     progress: bool = False,  # show a progress bar
 ) -> GearClassifier:  # the adapted model
     "Adapt a model to the photos in a folder and save it"
@@ -434,7 +439,7 @@ def _validated(clf, folder, splits):
     weight, bias = clf.head
     logits = clf.features(folder/path for path in rows.path) @ weight.T + bias
     loss, accuracy = _loss_accuracy(logits, _class_numbers(rows.label, clf.labels)[0])
-    return dict(valid_loss=loss, accuracy=accuracy, measured='on the validation photos')
+    return dict(valid_loss=loss, accuracy=accuracy, measured='validation photos')
 
 # %% ../nbs/08a_adapt.ipynb #8a000039
 def train_probe(
@@ -461,5 +466,5 @@ def train_probe(
     clf.gear['metrics'] |= _validated(clf, folder, splits)
     clf.gear['preprocessing'] = clf.gear['preprocessing'] | dict(size=size)
     keep_model(out, free_name(out))
-    _write(clf, out, with_digests(splits, folder), folder, dict(epochs=0) | (notes or {}))
+    _write(clf, out, with_digests(splits, folder), folder, dict(epochs=0, reject_rate=reject_rate) | (notes or {}))
     return GearClassifier(out)

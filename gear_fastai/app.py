@@ -98,7 +98,7 @@ def _check_port(host, port):
         try: s.bind((host, port))
         except OSError as e:
             why = f"{host}:{port}: can't serve the page there ({e.strerror})"
-            raise AppError(f'{why}; choose another port with --port') from None
+            raise AppError(f'{why}; choose another port with port= (--port)') from None
 
 # %% ../nbs/11a_app.ipynb #abb4c6c3
 def _address(host, port):
@@ -157,8 +157,8 @@ def serve(
     timeout: float = 60,  # seconds to wait for the server to start
 ):  # context manager: (address of the page, server process)
     "Serve the uploader; raise `AppError` or `ModelError` if that fails"
-    GearClassifier(model)  # raises `ModelError` early
-    uploader = dict(model=model and _absolute(model), models=_absolute(models),
+    model = str(GearClassifier(model).folder)  # raises `ModelError` early
+    uploader = dict(model=model, models=_absolute(models),
                     save_to=_absolute(save_to), max_mb=max_mb, may_choose_folder=False)
     with _serve(_notebook('GearUploader', uploader), port, host, timeout) as served: yield served
 
@@ -174,8 +174,8 @@ def serve_review(
     timeout: float = 60,  # seconds to wait for the server to start
 ):  # context manager: (address of the page, server process)
     "Serve the reviewer; raise `AppError`, `ModelError` or `PhotoError` if that fails"
-    GearClassifier(model)  # raises `ModelError` early
+    model = str(GearClassifier(model).folder)  # raises `ModelError` early
     if not any(list_photos(folder)): raise PhotoError(f'{folder}: no photos to review')
-    reviewer = dict(folder=_absolute(folder), model=model and _absolute(model),
+    reviewer = dict(folder=_absolute(folder), model=model,
                     log=log and _absolute(log), models=_absolute(models))
     with _serve(_notebook('GearReviewer', reviewer), port, host, timeout) as served: yield served

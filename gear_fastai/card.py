@@ -93,7 +93,7 @@ def _test_results(test):
 
 def _validation_results(metrics):
     if 'accuracy' not in metrics: return []
-    return [EvalResult(_TASK, 'imagefolder', 'validation photos, which chose the saved epoch', 'accuracy',
+    return [EvalResult(_TASK, 'imagefolder', metrics.get('measured', 'validation photos'), 'accuracy',
                        round(metrics['accuracy'], 4), metric_name='accuracy', dataset_split='validation')]
 
 # %% ../nbs/06a_card.ipynb #9d852e38

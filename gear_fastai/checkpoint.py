@@ -18,6 +18,7 @@ from .distributed import from_rank0
 from .files import atomic_write
 from .model_folder import ModelError, read_gear, read_model, retry_if_replaced
 from .history import best_epoch, write_history
+from .transfer import _first_line
 from .export import check_learner, save_classifier
 
 # %% ../nbs/07b_checkpoint.ipynb #72b6a627
@@ -36,7 +37,7 @@ def _random_state(rng):
 # %% ../nbs/07b_checkpoint.ipynb #8bc21cf6
 def _set_random_state(rng, state):
     torch.set_rng_state(state['torch'])
-    if torch.cuda.is_available(): torch.cuda.set_rng_state_all(state['cuda'])
+    for i, cuda in enumerate(state['cuda'][:torch.cuda.device_count()]): torch.cuda.set_rng_state(cuda, i)
     random.setstate(state['python'])
     np.random.set_state(state['numpy'])
     rng.setstate(state['loader'])
@@ -249,7 +250,7 @@ def load_network(
     read_model(folder, 'model.safetensors')
     try: return timm.create_model(f'local-dir:{Path(folder).resolve()}', pretrained=True).eval()
     except Exception as e:
-        raise ModelError(f"{folder}: can't be loaded ({str(e).strip().splitlines()[0][:150]})") from e
+        raise ModelError(f"{folder}: can't be loaded ({_first_line(e)})") from e
 
 # %% ../nbs/07b_checkpoint.ipynb #457b1c62
 def load_learner_from(

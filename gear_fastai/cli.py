@@ -24,9 +24,7 @@ def one_line_errors():
     try: yield
     except BrokenPipeError: raise                               # `… | head`: click ends quietly
     except (ValueError, OSError, ModuleNotFoundError) as e: raise click.ClickException(_message(e)) from None
-    except KeyboardInterrupt:
-        raise click.ClickException('interrupted; the best model so far is kept; '
-                                   'to continue, run the same command with --resume') from None
+    except KeyboardInterrupt: raise click.ClickException('interrupted') from None
 
 # %% ../nbs/12_cli.ipynb #e0f8a3d1
 def _message(e):
@@ -256,7 +254,10 @@ def _train_with_torch(folder, recipe, out, **options):
     from gear_fastai.recipes import train_model
     _load_torch(folder, recipe.size)
     _check_arch(recipe.arch)
-    train_model(folder, recipe, out, **options)
+    try: train_model(folder, recipe, out, **options)
+    except KeyboardInterrupt:
+        raise click.ClickException('interrupted; the best model so far is kept; '
+                                   'to continue, run the same command with --resume') from None
 
 def _train_probe(folder, recipe, out, split, seed):
     from dataclasses import asdict
@@ -344,13 +345,11 @@ def _with_ood(evaluation, model, folder):
 
 def _extra(evaluation, model, folder, html):
     "Leakage of the split, and the report"
-    from gear_fastai.dataset import read_splits
-    from gear_fastai.evaluation import manifest_of
+    from gear_fastai.evaluation import _trained, manifest_of
     from gear_fastai.inference import classifier
     from gear_fastai.report import write_report
     clf = classifier(model)
-    trained = read_splits(clf.folder) if (clf.folder/'splits.csv').exists() else None
-    splits = manifest_of(folder, trained) if evaluation.how.endswith(' split') else None
+    splits = manifest_of(folder, _trained(clf)) if evaluation.how.endswith(' split') else None
     found = {} if splits is None else dict(leakage=_leakage(evaluation, splits))
     if html: found['report'] = str(write_report(evaluation, clf, folder, html, splits))
     return found
@@ -508,7 +507,8 @@ def review(folder, **options):
 @click.option('--epochs', default=25, help='Epochs of the custom CNN.')
 def demo(folder, models, n, epochs):
     "Draw photos, train a custom CNN and a transfer learner, plot the losses, predict new photos."
-    with _no_garbage_collection(): from gear_fastai.recipes import train_model
+    with _no_garbage_collection(): import gear_fastai.training
+    from gear_fastai.recipes import train_model
     _demo_data(folder, n)
     click.echo(f'\n1. A custom CNN, trained from scratch on {12*n} drawn photos')
     train_model(folder, 'gear_cnn', models/'demo-cnn', epochs=epochs, size=64)

@@ -15,11 +15,10 @@ from fastcore.xml import *
 from scipy.stats import binomtest
 from .files import atomic_write
 from .photo import PhotoError, to_pixels
-from .dataset import _of_classes, DataError, is_none, MANIFEST, NONE, photo_domains
-from .dataset import read_splits, shell_command
+from .dataset import _of_classes, DataError, is_none, MANIFEST, NONE, photo_domains, shell_command
 from .model_folder import read_gear
 from .inference import classifier
-from .evaluation import _expand, _middle, _not_the_first, _sum_of_draws, log_test_use
+from .evaluation import _expand, _middle, _not_the_first, _sum_of_draws, _trained, log_test_use
 from .evaluation import manifest_of, photos_to_score, predict_photos, seen_in_training
 from .report import _jpeg, _page, _section, _table
 
@@ -227,10 +226,6 @@ def _repr_html_(self: Comparison):
     return to_xml(Div(P(self.verdict()), table, *map(P, self._notes())), indent=False)
 
 # %% ../nbs/09b_compare.ipynb #622c6864
-def _trained(clf):
-    "The manifest saved with a model, or None"
-    return read_splits(clf.folder) if (clf.folder/MANIFEST).exists() else None
-
 def _way_out(folder, split):
     "How to get photos that neither model has seen"
     command = shell_command('data', 'split', folder, '--add')
@@ -242,9 +237,8 @@ def _named(paths, n=3): return ', '.join(paths[:n]) + (', …' if len(paths) > n
 # %% ../nbs/09b_compare.ipynb #b82ca31f
 _OPTIMISTIC = 'it looks better than it is'
 
-def _seen(clf, folder, photos, split):
+def _seen(trained, folder, photos, split):
     "`seen_in_training` of a model"
-    trained = read_splits(clf.folder)
     used = ('train',) if split == 'valid' else ('train', 'valid')
     splits = None if split == 'all' else manifest_of(folder, trained)
     return seen_in_training(trained, folder, photos, splits, used)
@@ -253,9 +247,10 @@ def _seen(clf, folder, photos, split):
 def _check_unseen(clf, folder, photos, split):
     "Raise `DataError` if a model was trained on some of the photos; warn about variants"
     name = clf.folder.name
-    if not (clf.folder/MANIFEST).exists():
+    trained = _trained(clf)
+    if trained is None:
         return warnings.warn(f'{name}: no {MANIFEST}, so it is not known which photos it was trained on')
-    found = _seen(clf, folder, photos, split)
+    found = _seen(trained, folder, photos, split)
     exact = photos.path[found.trained_on].tolist()
     if exact:
         raise DataError(f'{folder}: {name} was trained on {len(exact)} of these {len(photos)} photos '

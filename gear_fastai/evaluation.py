@@ -27,7 +27,7 @@ from .dataset import list_dataset, MANIFEST, NONE, photo_domains
 from .dataset import product_groups, product_id, read_splits, shell_command
 from .probe import _numbered, fit_rejection, fit_scale, platt_targets, row_weights
 from .calibration import calibration_error
-from .model_folder import _unit_rows, read_gear
+from .model_folder import _unit_rows, ModelError, read_gear
 from .inference import classifier, GearClassifier
 
 # %% ../nbs/09_evaluation.ipynb #56c2ef56
@@ -467,6 +467,11 @@ def _not_the_first(n):
             'selecting the best inflates its score, compare with --split valid')
 
 # %% ../nbs/09_evaluation.ipynb #27cbc123
+def _trained(clf):
+    "The manifest saved with a model, or None"
+    if clf._head: raise ModelError(f'{clf.folder.name}: was adapted but not saved; save it, then pass its folder')
+    return read_splits(clf.folder) if (clf.folder/MANIFEST).exists() else None
+
 def evaluate(
     model,  # model folder or `GearClassifier`
     folder,  # dataset folder
@@ -476,7 +481,7 @@ def evaluate(
     "Score a saved model on a dataset, and record the use of the test split"
     clf = classifier(model)
     folder = _expand(folder)
-    trained = read_splits(clf.folder) if (clf.folder/MANIFEST).exists() else None
+    trained = _trained(clf)
     photos = photos_to_score(folder, trained, split)
     _check_classes(folder, photos, clf.labels)
     photos = _mark_seen(folder, photos, trained, split)

@@ -6,7 +6,7 @@
 __all__ = ['export_onnx', 'LoaderInfo', 'describe_loaders', 'check_learner', 'save_classifier', 'add_evaluation', 'write_card']
 
 # %% ../nbs/07a_export.ipynb #1ac8453e
-import json, math, os, warnings
+import json, math, os
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,7 +156,7 @@ def _splits_of(rows, folder=None):
 # %% ../nbs/07a_export.ipynb #f51751d1
 def _evenly(items, n):
     "About `n` items, evenly spaced"
-    return getattr(items, 'iloc', items)[::-(-len(items)//n)]
+    return getattr(items, 'iloc', items)[::max(1, -(-len(items)//n))]
 
 # %% ../nbs/07a_export.ipynb #64f89218
 def _resize_method(dls, info, n=32):
@@ -247,19 +247,17 @@ def _run_network(forward, dl):
     "Logits and features of the photos of a loader"
     return [torch.cat(outputs).numpy() for outputs in zip(*[forward(batch[0].cpu()) for batch in dl])]
 
-def _spaced(n, most): return np.arange(n)[::max(1, -(-n//most))]
-
 def _negatives(info, most):
     "Up to `most` negatives to train with"
     rows = info.rows('train', none=True)
-    return rows.iloc[_spaced(len(rows), most)]
+    return _evenly(rows, most)
 
 # %% ../nbs/07a_export.ipynb #21f28767
 def _outputs(learn, model, info, most=4000):
     "Outputs for up to `most` training photos, as many negatives, and the validation photos"
     dls = learn.dls
     forward = frozen_forward(WithFeatures(model), dls.valid.one_batch()[0][:2].cpu())
-    chosen = _spaced(len(info.train), most)
+    chosen = _evenly(np.arange(len(info.train)), most)
     none_rows = _negatives(info, most)
     none = None
     if len(none_rows):
@@ -298,14 +296,19 @@ def _reference(outputs, info, rate):
     return reference, calibrate(outputs.logits, outputs.labels, scores, domains, rate)
 
 # %% ../nbs/07a_export.ipynb #d2cdf189
-def _describe(architecture, info, row, calibration, difference, notes):
+def _metrics(history, row):
+    "Metrics of a row of the history, and how they were measured"
+    measured = 'validation photos, which chose the saved epoch' if len(history) > 1 else 'validation photos'
+    values = history[row] if history else {}
+    return dict({k: v for k, v in values.items() if k != 'seconds'}, measured=measured)
+
+def _describe(architecture, info, metrics, calibration, difference, notes):
     "The content of gear.json, but for the digests of the other files"
-    metrics = {k: v for k, v in row.items() if k != 'seconds'}
     preprocessing = describe_preprocessing(info.size, info.mean, info.std, info.resize)
     return dict(
         format=FORMAT, architecture=architecture, labels=info.labels,
         preprocessing=preprocessing, **calibration, evaluations=[],
-        metrics=dict(metrics, measured='on the validation photos, which chose the saved epoch'),
+        metrics=metrics,
         onnx_max_probability_difference=difference, data=fingerprint(info.splits, info.folder),
         versions=package_versions('torch', 'timm', 'fastai'), notes=notes or {})
 
@@ -355,7 +358,7 @@ def save_classifier(
         images = _read_images(info.files('valid')[:8], info, info.resize)
         difference = export_onnx(model, tmp/'model.onnx', images, half=half)
         write_reference(tmp/REFERENCE, reference)
-        about = _describe(model.pretrained_cfg['architecture'], info, history[row] if history else {},
+        about = _describe(model.pretrained_cfg['architecture'], info, _metrics(history, row),
                           calibration, difference, notes)
         write_description(tmp, dest.name, dict(about, files=file_digests(tmp)))
         write_splits(tmp, with_digests(info.splits, info.folder))

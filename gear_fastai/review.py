@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from scipy.stats import binomtest
 from .files import atomic_write, disk_errors
 from .photo import list_photos, PhotoError
-from .dataset import _checked, _check_folder, _class_name, _components, _expand, _facts, _labeled
+from .dataset import _check_folder, _class_name, _components, _expand, _facts, _labeled
 from .dataset import _place, _printable, _split_classes
 from .dataset import DataError, earlier_splits, file_digest, MANIFEST, NONE, product_id
 from .dataset import split_dataset, write_splits
@@ -46,7 +46,7 @@ def _rows(content):
 # %% ../nbs/11b_review.ipynb #44c3af1f
 def _header_problem(content):
     head = _whole_lines(content).decode('utf-8', 'replace').removeprefix('\ufeff').split('\n')[0].strip()
-    return None if head in ('', ','.join(_COLUMNS)) else 'is not a log of decisions; choose another file with log='
+    return None if head in ('', ','.join(_COLUMNS)) else 'is not a log of decisions; choose another file with log= (--log)'
 
 # %% ../nbs/11b_review.ipynb #a6a9313b
 class DecisionLog:
@@ -57,7 +57,7 @@ class DecisionLog:
         self.file = Path(file)
         try: self._fd = os.open(self.file, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, 'O_BINARY', 0), 0o644)
         except OSError as e:
-            raise DataError(f'{self.file}: cannot be written ({e.strerror}); choose another log with log=') from None
+            raise DataError(f'{self.file}: cannot be written ({e.strerror}); choose another log with log= (--log)') from None
         try: self.rows = self._repaired()
         except BaseException:
             self.close()
@@ -392,7 +392,7 @@ def _can_write(folder): return os.access(folder, os.W_OK | os.X_OK)
 def _open(self: ReviewSession, file):
     "Lock the folder, finish what was interrupted, and resume from the log"
     beside = self.folder if _can_write(self.folder) else file.parent
-    if not _can_write(beside): raise DataError(f'{file}: cannot be written; choose another log with log=')
+    if not _can_write(beside): raise DataError(f'{file}: cannot be written; choose another log with log= (--log)')
     self._hold = ReviewLock(beside/'.review.lock')
     try:
         self._journal = _open_journal(self.folder)
@@ -525,8 +525,10 @@ def _open_paths(self: ReviewSession):
 
 # %% ../nbs/11b_review.ipynb #50bb6419
 @patch
-def _unit(self: ReviewSession, paths):
-    return _unit_rows(self._features[[self._row[path] for path in paths]])
+def _features_of(self: ReviewSession, paths): return self._features[[self._row[path] for path in paths]]
+
+@patch
+def _unit(self: ReviewSession, paths): return _unit_rows(self._features_of(paths))
 
 # %% ../nbs/11b_review.ipynb #78e700c7
 @patch
@@ -555,8 +557,7 @@ def _uncertainty(self: ReviewSession, path):
 
 # %% ../nbs/11b_review.ipynb #bd53d7a1
 @patch
-def _centered(self: ReviewSession, paths):
-    return _unit_rows(self._features[[self._row[path] for path in paths]] - self._mean)
+def _centered(self: ReviewSession, paths): return _unit_rows(self._features_of(paths) - self._mean)
 
 # %% ../nbs/11b_review.ipynb #4328898b
 @patch
@@ -796,7 +797,7 @@ def _adapted(self: ReviewSession, decided, x):
 def _adapt_once(self: ReviewSession):
     with self._lock:
         decided = self._to_train_on()
-        x = self._features[[self._row[path] for path in decided]]
+        x = self._features_of(decided)
     clf = self._adapted(decided, x)
     predictions = _honest_predictions(clf, self._features)
     with self._lock:
@@ -868,6 +869,7 @@ def _train_folder(paths):
 def _place_for(path, label, classes, paths):
     "Where a photo with a decided label belongs"
     if label == EXCLUDED: return f'{EXCLUDED}/{path}'
+    path = path.removeprefix(f'{EXCLUDED}/')
     found, split = _place(path, classes)
     parts = path.split('/')
     if split: return '/'.join([parts[0], label, *parts[2:]])
@@ -878,7 +880,7 @@ def _place_for(path, label, classes, paths):
 @patch
 def _must_move(self: ReviewSession, path, label, classes):
     found = _place(path, classes)[0]
-    if label == EXCLUDED: return True
+    if EXCLUDED in (label, found): return True
     return found != label and found == self._old.get(path)  # else its label is in the manifest
 
 # %% ../nbs/11b_review.ipynb #923ffef9
@@ -896,9 +898,9 @@ def moves(self: ReviewSession) -> list:  # (from, to), paths relative to the fol
 # %% ../nbs/11b_review.ipynb #3c601368
 @patch
 def _to_apply(self: ReviewSession):
-    "Decided photos that are still there"
-    return [(path, label) for path, label in self.decided.items()
-            if self._is_there(path) and path.split('/')[0] != EXCLUDED]
+    "Decided photos that are still there, without those that are excluded already"
+    is_done = lambda path, label: label == EXCLUDED and path.split('/')[0] == EXCLUDED
+    return [(path, label) for path, label in self.decided.items() if self._is_there(path) and not is_done(path, label)]
 
 # %% ../nbs/11b_review.ipynb #e3b394ab
 def _new_folders(folder, paths):
@@ -929,6 +931,9 @@ def _moved_table(table, moves, decided):
     kept = table[[decided.get(path) != EXCLUDED for path in table.path]]
     return kept.assign(path=[place.get(path, path) for path in kept.path],
                        label=[decided.get(path, label) for path, label in zip(kept.path, kept.label)])
+
+def _same_labels(table, other):
+    return table is None or [*zip(table.path, table.label)] == [*zip(other.path, other.label)]
 
 # %% ../nbs/11b_review.ipynb #d2474dfd
 def _update_manifest(folder, table):
@@ -962,10 +967,12 @@ def apply(self: ReviewSession) -> dict:  # number of photos `moved` in all, of t
     "Move all decided photos into their folders and update the manifest; `revert` takes it back"
     self._check_writable()
     with self._lock:
-        table = earlier_splits(self.folder, add=True)
+        self._journal = _read_journal(self.folder)
+        old_table = earlier_splits(self.folder, add=True)
         entry = self._journal_entry()
         decided = dict(self._to_apply())
-        if table is not None: table = _moved_table(table, entry['moves'], decided)
+        table = None if old_table is None else _moved_table(old_table, entry['moves'], decided)
+        if not entry['moves'] and _same_labels(table, old_table): return dict(moved=0, none=0, excluded=0)
         self._journal.append(entry)
         try:
             _write_journal(self.folder, self._journal)
@@ -1003,6 +1010,7 @@ def revert(self: ReviewSession) -> dict:  # number of photos `moved`
     "Take back the last `apply`"
     self._check_writable()
     with self._lock:
+        self._journal = _read_journal(self.folder)
         if not self._journal: raise DataError(f'{self.folder}: nothing to revert')
         entry = self._journal[-1]
         if _manifest_digest(self.folder) != entry['digest']:
@@ -1053,7 +1061,7 @@ def _test_truth(self: ReviewSession):
 @patch
 def _before(self: ReviewSession, paths):
     "Predictions of the first model, None for photos that it was trained on"
-    found = self.base.predict_features(self._features[[self._row[path] for path in paths]])
+    found = self.base.predict_features(self._features_of(paths))
     return [None if p.similarity is not None and p.similarity > _SAME else p.top1 for p in found]
 
 # %% ../nbs/11b_review.ipynb #219ae9e7

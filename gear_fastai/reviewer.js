@@ -49,7 +49,8 @@ function render({ model, el }) {
   const undo = button('Undo', () => act({ kind: 'undo' }), 'u')
   const help = button('Keys', () => showKeys(), '?')
   const recent = aria(tag('ol', { className: 'gear-recent' }), { label: 'last decisions' })
-  const apply = button('Apply to dataset', () => act({ kind: state.applied ? 'revert' : 'plan' }))
+  const apply = button('Apply to dataset', () => act({ kind: 'plan' }))
+  const revert = button('Revert', () => act({ kind: 'revert' }))
   const save = button('Save model', () => askSave())
   const compare = button('Compare', () => act({ kind: 'compare' }))
   const card = aria(tag('div', { className: 'gear-card' }), { live: 'polite' })
@@ -57,7 +58,7 @@ function render({ model, el }) {
   const panel = tag('div', { className: 'gear-panel' }, about, choices, tag('div', { className: 'gear-actions' }, none, exclude, fresh, undo),
     nearest, tag('div', { className: 'gear-search' }, search, hint), classes)
   const root = tag('div', { className: 'gear-uploader gear-reviewer' }, tag('div', { className: 'gear-bar' }, bar, status, back, forth, help), notice,
-    tag('div', { className: 'gear-desk' }, stage, panel), recent, tag('div', { className: 'gear-bar' }, apply, save, compare), card, dialog)
+    tag('div', { className: 'gear-desk' }, stage, panel), recent, tag('div', { className: 'gear-bar' }, apply, revert, save, compare), card, dialog)
   root.setAttribute('data-lm-suppress-shortcuts', 'true')       // keys pressed here are not JupyterLab's shortcuts
   el.append(root)
 
@@ -185,7 +186,7 @@ function render({ model, el }) {
     showProgress(message.progress)
     recent.replaceChildren(...message.recent.map(showDecision))
     undo.disabled = !message.recent.length
-    apply.textContent = message.applied ? 'Revert' : 'Apply to dataset'
+    revert.hidden = !message.applied
     card.replaceChildren(...(message.card ?? []).map(paragraph))
     showPictures()
     if (hadFocus) stage.focus({ preventScroll: true })

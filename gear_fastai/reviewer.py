@@ -161,11 +161,11 @@ def _plan(self: GearReviewer):
 
 # %% ../nbs/11c_reviewer.ipynb #2e714290
 @patch
-def _apply(self: GearReviewer): return dict(note=f'{self.session.apply()["moved"]} photos moved')
+def _apply(self: GearReviewer): return dict(note=f'photos moved: {self.session.apply()["moved"]}')
 
 # %% ../nbs/11c_reviewer.ipynb #49ef6fbd
 @patch
-def _revert(self: GearReviewer): return dict(note=f'{self.session.revert()["moved"]} photos moved back')
+def _revert(self: GearReviewer): return dict(note=f'photos moved back: {self.session.revert()["moved"]}')
 
 # %% ../nbs/11c_reviewer.ipynb #04659180
 @patch

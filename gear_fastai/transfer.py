@@ -250,13 +250,22 @@ class WeightsError(ValueError):
     "Pretrained weights are missing or do not fit"
 
 # %% ../nbs/05_transfer.ipynb #d3464a5d
+def _check_tag(name):
+    "Raise `ValueError` if timm has no weights of that name"
+    try: timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        known = ', '.join(timm.list_pretrained(f"{name.split('.')[0]}.*")) or 'none'
+        raise ValueError(f"'{name}': timm has no such weights; it has: {known}") from None
+
 def arch_name(
     arch,  # a timm name, or a function of that name, such as torchvision's `resnet18`
 ) -> str:
     "Return the name of a timm architecture; raise `ValueError` with similar names if there is none"
     name = arch if isinstance(arch, str) else getattr(arch, '__name__', repr(arch))
     base = name.split('.')[0]
-    if timm.is_model(base): return name
+    if timm.is_model(base):
+        _check_tag(name)
+        return name
     similar = difflib.get_close_matches(base, timm.list_models(), 3)
     hint = f'; nearest: {", ".join(similar)}' if similar else ''
     raise ValueError(f"'{name}': timm has no such architecture{hint}; "

@@ -15,7 +15,7 @@ from PIL import Image
 from .photo import FORMATS, open_photo, PhotoError, SUFFIXES, thumbnail
 from .dataset import NONE
 from .model_folder import ModelError
-from .inference import classifier, default_model, Prediction, write_csv
+from .inference import _model_folder, classifier, Prediction, write_csv
 
 # %% ../nbs/11_widget.ipynb #19da31fc
 _INVALID = re.compile(r'[<>:"|?*]')
@@ -215,19 +215,25 @@ def _receive(self: GearUploader, _, message, buffers):
     elif kind == 'save': self._work('saving', self.save_improved, str(message.get('name')).strip())
 
 # %% ../nbs/11_widget.ipynb #a7c0218a
+def _model_name(folder):
+    "The name of a model folder; OWNER/NAME in the cache of the Hugging Face Hub"
+    hub = re.search('/models--(.+)--(.+)/snapshots/', folder.as_posix())
+    return '/'.join(hub.groups()) if hub else folder.name
+
 def _by_name(folders):
     "name → folder, each folder once; if a name is taken, the whole path is the name"
     named = {}
     for folder in folders:
         if any(folder.resolve() == known.resolve() for known in named.values()): continue
-        named[str(folder) if folder.name in named else folder.name] = folder
+        name = _model_name(folder)
+        named[str(folder) if name in named else name] = folder
     return named
 
 @patch
 def _find_models(self: GearUploader, model, folder):
     "Offer `model` and the models in `folder`, and load the first one"
     found = sorted(file.parent for file in folder.glob('[!.]*/gear.json'))
-    try: found.insert(0, Path(default_model() if model is None else model))
+    try: found.insert(0, _model_folder(model))
     except ModelError as e: self.notice = str(e)
     self._folders = _by_name(found)
     self.models = list(self._folders)

@@ -153,6 +153,23 @@ def test_each_photo_gets_a_path_of_its_own(clf, tmp_path):
     assert again.added == dict(rope=1)
 
 
+def test_added_photos_have_groups_and_a_domain_of_their_own(clf, new, tmp_path):
+    clf.adapt(list(list_photos(new))[:3], ['boots']*3, domain='outdoor').save(tmp_path/'better')
+    splits = read_splits(tmp_path/'better')
+    added = splits.path.str.contains('/outdoor/')
+    assert added.sum() == 3 and set(splits.domain[added]) == {'outdoor'}
+    assert 'outdoor' not in set(splits.domain[~added])
+    assert not set(splits.group[added]) & set(splits.group[~added])
+
+
+def test_the_rejection_rate_is_kept(clf, data, tmp_path):
+    few = draw_sample(tmp_path/'few', n=2)
+    with pytest.warns(UserWarning, match='too few to calibrate'):
+        small = train_probe(few, tmp_path/'small', size=96, reject_rate=.1)
+    better = small.adapt(*photos_of(data))
+    assert better.gear['calibration']['rejection_rate'] == .1
+
+
 def test_unreadable_photos_are_left_out_with_a_warning(clf, data, tmp_path):
     files, labels = photos_of(data, 'axes')
     (tmp_path/'bad.jpg').write_bytes(b'no image')

@@ -133,6 +133,11 @@ def test_interpolation_does_not_change_the_training(easy):
     assert all(map(_equal, train([WiseFT()]), train([])))
 
 
+def test_names_of_weights():
+    assert arch_name('resnet18.a1_in1k') == 'resnet18.a1_in1k'
+    with pytest.raises(ValueError, match="'resnet18.nope': timm has no such weights; it has: .*resnet18.a1_in1k"): arch_name('resnet18.nope')
+
+
 def test_outputs_of_a_probe_are_kept_until_the_weights_change(dls):
     learn = transfer_learner(dls, 'test_resnet', pretrained=False)
     assert learn.probe_outputs is None

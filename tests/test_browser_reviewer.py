@@ -134,10 +134,16 @@ def test_apply_and_revert(page, folder):
     click(page, 'Apply to dataset'); in_dialog(page, 'Cancel')
     assert content(folder) == before
     click(page, 'Apply to dataset'); in_dialog(page, 'Apply')
-    page.locator('.gear-reviewer button', has_text='Revert').wait_for()
+    revert = page.locator('.gear-reviewer button', has_text='Revert')
+    revert.wait_for()
     assert len(list(list_photos(folder/'_none'))) == 3, notice(page)
-    click(page, 'Revert')
-    page.locator('.gear-reviewer button', has_text='Apply to dataset').wait_for()
+    press(page, 'n')
+    click(page, 'Apply to dataset'); in_dialog(page, 'Apply')
+    page.locator('.gear-status', has_text='photos moved: 1').wait_for()
+    for _ in range(2):
+        click(page, 'Revert')
+        page.locator('.gear-status', has_text='moved back').wait_for()
+    revert.wait_for(state='hidden')
     assert {f: raw for f, raw in content(folder).items() if f != 'labels.csv'} == {f: raw for f, raw in before.items() if f != 'labels.csv'}
 
 

@@ -6,7 +6,9 @@ import numpy as np, pandas as pd, pytest
 import gear_fastai.adapt
 from gear_fastai.compare import compare_models, Comparison, mcnemar, paired_ci, write_comparison, _summary
 from gear_fastai.dataset import DataError, file_digest, read_splits, write_splits
+from gear_fastai.evaluation import evaluate
 from gear_fastai.inference import GearClassifier
+from gear_fastai.model_folder import ModelError
 from gear_fastai.recipes import train_model
 from gear_fastai.sources import draw_sample
 
@@ -145,6 +147,13 @@ def test_a_model_that_was_adapted_to_test_photos_is_refused(home):
     better.save(home/'better')
     with pytest.raises(DataError, match='better was trained on 2 of these'):
         compare_models(home/'old', home/'better', home/'gear')
+
+
+@pytest.mark.parametrize('score', [evaluate, lambda model, folder: compare_models(model, model, folder)])
+def test_an_adapted_model_must_be_saved(home, score):
+    photo = next((home/'gear').glob('axes/*'))
+    better = GearClassifier(home/'old').adapt([photo], ['axes'])
+    with pytest.raises(ModelError, match='old: was adapted but not saved'): score(better, home/'gear')
 
 
 def test_all_photos_include_training_photos(home):

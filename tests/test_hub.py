@@ -15,6 +15,7 @@ from gear_fastai.dataset import split_dataset
 from gear_fastai.model_folder import FILES, ModelError
 from gear_fastai.sources import draw_sample
 from gear_fastai.transfer import transfer_learner
+from gear_fastai.widget import GearUploader
 
 
 @pytest.fixture(scope='module')
@@ -50,6 +51,12 @@ def test_a_pushed_model_is_opened_by_this_package_and_by_timm(hub, model):
     network = timm.create_model('hf-hub:me/gear', pretrained=True).eval()
     x = torch.rand(2, 3, 64, 64)
     assert torch.equal(network(x), load_network(model)(x))
+
+
+def test_the_uploader_offers_a_model_of_the_hub(hub, model, tmp_path):
+    push_model(model, 'me/gear', 'apache-2.0')
+    uploader = GearUploader('hf-hub:me/gear', models=tmp_path/'none')
+    assert uploader.models == [uploader.chosen] == ['me/gear'] and not uploader.notice
 
 
 def test_the_card_on_the_hub(hub, model):

@@ -193,6 +193,31 @@ def test_apply_and_revert_restore_everything(folder, clf):
         with pytest.raises(DataError, match='nothing to revert'): session.revert()
 
 
+def test_apply_again(folder, clf):
+    path = sorted(path for path, label in list_to_review(folder).items() if label)[0]
+    with ReviewSession(folder, clf, every=1000) as session:
+        before = state(folder)
+        session.decide(path, '_excluded')
+        session.apply()
+        assert session.apply() == dict(moved=0, none=0, excluded=0)
+        session.decide(f'_excluded/{path}', 'skis')
+        assert session.apply()['moved'] == 1 and (folder/'skis'/Path(path).name).is_file()
+        session.revert()
+        session.revert()
+        same_state(folder, before)
+
+
+def test_a_journal_that_is_deleted_ends_the_review_of_a_changed_dataset(folder, clf):
+    write_splits(folder, split_dataset(folder))
+    with ReviewSession(folder, clf, every=1000) as session:
+        session.decide('loose-0.jpeg', 'boots')
+        session.apply()
+        (folder/'splits.csv').write_text((folder/'splits.csv').read_text() + '\n')
+        with pytest.raises(DataError, match='delete .review.json'): session.revert()
+        (folder/'.review.json').unlink()
+        with pytest.raises(DataError, match='nothing to revert'): session.revert()
+
+
 def test_revert_into_a_folder_that_was_deleted(folder, clf):
     moved = [path for path, label in list_to_review(folder).items() if label == 'axes']
     with ReviewSession(folder, clf, every=1000) as session:

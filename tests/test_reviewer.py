@@ -101,7 +101,7 @@ def test_apply_and_revert(page, tmp_path):
     before = {f.relative_to(tmp_path).as_posix(): f.read_bytes() for f in list_photos(tmp_path/'photos')}
     assert '2 to _none' in page.say('plan')['plan']
     state = page.say('apply')
-    assert state['applied'] and state['note'] == '2 photos moved' and len(list(list_photos(tmp_path/'photos/_none'))) == 2
+    assert state['applied'] and state['note'] == 'photos moved: 2' and len(list(list_photos(tmp_path/'photos/_none'))) == 2
     state = page.say('revert')
     assert not state['applied'] and state['progress']['decided'] == 2
     assert {f.relative_to(tmp_path).as_posix(): f.read_bytes() for f in list_photos(tmp_path/'photos')} == before
