@@ -46,7 +46,8 @@ def _rows(content):
 # %% ../nbs/11b_review.ipynb #44c3af1f
 def _header_problem(content):
     head = _whole_lines(content).decode('utf-8', 'replace').removeprefix('\ufeff').split('\n')[0].strip()
-    return None if head in ('', ','.join(_COLUMNS)) else 'is not a log of decisions; choose another file with log= (--log)'
+    if head in ('', ','.join(_COLUMNS)): return None
+    return 'is not a log of decisions; choose another file with log= (--log)'
 
 # %% ../nbs/11b_review.ipynb #a6a9313b
 class DecisionLog:
@@ -57,7 +58,8 @@ class DecisionLog:
         self.file = Path(file)
         try: self._fd = os.open(self.file, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, 'O_BINARY', 0), 0o644)
         except OSError as e:
-            raise DataError(f'{self.file}: cannot be written ({e.strerror}); choose another log with log= (--log)') from None
+            raise DataError(f'{self.file}: cannot be written ({e.strerror}); '
+                            'choose another log with log= (--log)') from None
         try: self.rows = self._repaired()
         except BaseException:
             self.close()
