@@ -998,6 +998,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'gear_fastai/model_folder.py'),
                                           'gear_fastai.model_folder._checkpoint': ( 'model_folder.html#_checkpoint',
                                                                                     'gear_fastai/model_folder.py'),
+                                          'gear_fastai.model_folder._delete': ('model_folder.html#_delete', 'gear_fastai/model_folder.py'),
                                           'gear_fastai.model_folder._digest': ('model_folder.html#_digest', 'gear_fastai/model_folder.py'),
                                           'gear_fastai.model_folder._is_count': ( 'model_folder.html#_is_count',
                                                                                   'gear_fastai/model_folder.py'),

@@ -122,7 +122,7 @@ def _ranges(side, lengths):
     return (torch.arange(side) - centers).abs() < lengths[:, None]*side/2
 
 def _rectangles(n, height, width):
-    "Return masks of random rectangles, 3 to 20 % of the area, bool (n, 1, height, width)"
+    "Return masks of random rectangles, up to 20 % of the area, bool (n, 1, height, width)"
     area = torch.empty(n).uniform_(.03, .2)
     aspect = _log_uniform(n, 1/math.e, math.e)
     rows = _ranges(height, (area*aspect).sqrt())

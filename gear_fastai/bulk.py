@@ -114,7 +114,9 @@ _SUFFIXES = SUFFIXES | {'.parquet'}
 def _list_place(place, skipped=None):
     "Photos and Parquet files in a folder; or `place` if it is a file"
     if '://' in place: return _list_store(place, skipped)
-    return map(str, list_photos(place, _SUFFIXES, skipped)) if os.path.isdir(place) else [place]
+    if os.path.isdir(place): return map(str, list_photos(place, _SUFFIXES, skipped))
+    if not os.path.exists(place): raise PhotoError(f'{place}: no such folder or file')
+    return [place]
 
 # %% ../nbs/08b_bulk.ipynb #c3d4f298
 NAME_COLUMNS = ('path', 'file_name', 'filename', 'name', 'id', 'key')  # may name a photo

@@ -25,7 +25,7 @@ def cache_limit() -> int:  # bytes
     "Return the largest size of the cache"
     megabytes = os.environ.get('GEAR_FASTAI_CACHE_MB', '4096')
     try: return max(0, int(float(megabytes)*2**20))
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ValueError(f"GEAR_FASTAI_CACHE_MB='{megabytes}': set a number of megabytes") from None
 
 # %% ../nbs/00a_cache.ipynb #22053fa1
@@ -217,7 +217,7 @@ def refresh(self: PhotoCache):
     paths = np.array(self.paths, object)
     _warn_about(paths[stale & ~self.stale], 'changed since it was decoded; it is decoded again')
     newly_gone = gone & (self.stamps != 0).any(1)
-    _warn_about(paths[newly_gone], 'gone since it was decoded; the decoded photo is used')
+    _warn_about(paths[newly_gone & ~self.unread], 'gone since it was decoded; the decoded photo is used')
     self.stale = stale
     self.stamps = np.where(gone[:, None], 0, self.stamps)
 

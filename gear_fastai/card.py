@@ -7,7 +7,7 @@ __all__ = ['describe_preprocessing', 'package_versions', 'model_card', 'write_de
 
 # %% ../nbs/06a_card.ipynb #6a000003
 import json, shutil
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from .photo import FASTAI_RESIZES
 

@@ -33,7 +33,6 @@ class ChallengeCNN(_TimmCNN):
         widths: tuple = (32, 64),  # channels of the two convolutions
         img_size: int = 96,  # side of the input in pixels; or its height and width
         drop_rate: float = 0.,  # dropout before the dense layer
-        **kwargs,
     ):
         super().__init__()
         self.conv1 = nn.Conv2d(in_chans, widths[0], 5, padding=2)
@@ -112,7 +111,6 @@ class GearCNN(_TimmCNN):
         block: type = InvertedBlock,  # `InvertedBlock` or `ResidualBlock`
         drop_rate: float = 0.2,  # dropout before the dense layer
         stem: tuple = (6, 2),  # kernel size and stride of the first convolution, pixels
-        **kwargs,
     ):
         super().__init__()
         n_stages = len(widths) - 1

@@ -199,9 +199,10 @@ def _resized(row, n, file):
 def _rows(file):
     "Return the header and the rows of a CSV file, all of one length"
     with open(file, encoding='utf-8-sig', errors='surrogateescape', newline='') as f:
-        separator = max(',;\t', key=f.readline().count)
+        first = f.readline()
+        separator = max(',;\t', key=first.count)
         f.seek(0)
-        reader = csv.reader(f, delimiter=separator, skipinitialspace=True)
+        reader = csv.reader(f, delimiter=separator, skipinitialspace=f'{separator} ' in first)
         header, *rows = [row for row in reader if any(row)] or [[]]
     return header, [_resized(row, len(header), file) for row in rows]
 
@@ -801,7 +802,7 @@ def _known(df, existing):
     split_of = _folder_splits(df)
     group_of = {}
     if existing is not None:
-        split_of |= dict(zip(existing.path, existing.split))
+        split_of |= {path: split for path, split in zip(existing.path, existing.split) if split}
         group_of = dict(zip(existing.path, existing.group))
     splits = [split_of.get(path, '') for path in df.path]
     old = [group_of.get(path, -1) for path in df.path]
@@ -1024,7 +1025,7 @@ def fold_splits(
     splits: pd.DataFrame,  # path, label, group, from `split_dataset`
     folds: int = 5,  # number of folds
     seed: int = 42,  # the same seed gives the same folds
-) -> list:  # one table per fold; about a twelfth of the photos not in the fold are for validation
+) -> list:  # one table per fold; a twelfth of its other photos, or more of a small class, are for validation
     "Return splits for cross-validation: each photo is tested in one fold, and groups stay together"
     _check_folds(splits, folds)
     return [_with_test_fold(splits, test, seed) for test in _grouped_folds(splits, folds, seed)]

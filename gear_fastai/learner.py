@@ -11,7 +11,7 @@ import contextlib, ctypes, math, sys, time
 import numpy as np, pandas as pd, timm
 from timm.optim import Muon
 from fastai.vision.all import *
-from .history import best_epoch, plot_history
+from .history import plot_history
 from .cnn import default_cfgs  # the import also registers the custom CNNs with timm
 
 # %% ../nbs/02_learner.ipynb #b8326e61
@@ -38,7 +38,7 @@ class EpochRecorder(Recorder):
 
     def after_train(self):
         super().after_train()
-        if self.train_loss.count: self.log[1] = self.train_loss.value.item()
+        if self.train_loss.count: self.log[1:2] = [self.train_loss.value.item()]
 
     def after_epoch(self):
         if self.replay: self._replay_epoch()
@@ -139,14 +139,17 @@ class StopDiverged(Callback):
     "Stop training when the loss is not finite, and raise `ValueError` with the learning rate"
     order = 99  # after the callbacks that save the model
 
-    def before_fit(self): self.message = None
+    def before_fit(self):
+        self.message = None
+        self.trained = False
 
     def after_loss(self):
-        if self.training: self._check(self.loss.item())
+        if not self.training: return
+        self.trained = True
+        self._check(self.loss.item())
 
     def after_validate(self):
-        if self.recorder.train_loss.count and not hasattr(self.learn, 'lr_finder'):
-            self._check(self.recorder.log[2])
+        if self.trained and len(self.recorder.log) > 2: self._check(self.recorder.log[2])
 
     def _check(self, loss):
         if math.isfinite(loss) or hasattr(self.learn, 'lr_finder'): return

@@ -39,16 +39,20 @@ def restore_replaced(
 def _leftovers(dest):
     yield from (_unfinished(dest), _old(dest), dest.with_name(f'{dest.name}.checkpoint.tmp'))
     yield from dest.parent.glob(f'.{escape(dest.name)}.checkpoint.*')
-    if _is_model(dest): yield from dest.glob('.*')
+    if _is_model(dest): yield from dest.glob('.*.tmp')
 
 # %% ../nbs/07_model_folder.ipynb #22a06607
+def _delete(path):
+    if path.is_dir() and not path.is_symlink(): shutil.rmtree(path)
+    else: path.unlink(missing_ok=True)
+
 def clear_leftovers(
     dest,  # a model folder
 ):
     "Restore or delete what a killed process left"
     restore_replaced(dest)
     for path in list(_leftovers(Path(dest))):
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        _delete(path)
 
 # %% ../nbs/07_model_folder.ipynb #f3258384
 def _is_replaceable(dest):
@@ -79,7 +83,7 @@ def replace_folder(
 ):
     "Rename `new` to `dest`"
     while not _swap(new, dest): pass
-    shutil.rmtree(_old(dest), ignore_errors=True)
+    with suppress(OSError): _delete(_old(dest))
 
 # %% ../nbs/07_model_folder.ipynb #d262f780
 @contextmanager
@@ -95,7 +99,8 @@ def atomic_folder(
     try:
         with disk_errors(dest, 'the previous model is kept'):
             yield tmp
-            for file in tmp.iterdir(): fsync_file(file)
+            for file in tmp.rglob('*'):
+                if file.is_file() and os.access(file, os.W_OK): fsync_file(file)
         replace_folder(tmp, dest)
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
@@ -201,6 +206,7 @@ _ENTRIES = {
     'format': (_is_count, 'a whole number'),
     'labels': (_are_labels, 'a list of different names'),
     'temperature': (_is_positive, 'a positive number'),
+    'rejection_threshold': (lambda x: x is None or _are_numbers([x], 1), 'a number or null'),
     'files': (lambda x: isinstance(x, dict), 'the digests of the files'),
     'preprocessing': (_is_preprocessing, 'an image size, and mean and std of three numbers'),
 }

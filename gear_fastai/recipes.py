@@ -13,13 +13,13 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from timeit import repeat
-import pandas as pd
+import numpy as np, pandas as pd
 from scipy.stats import binomtest
 from tqdm.auto import tqdm
 from .files import BUNDLED
-from .photo import to_pixels
 from .plots import subplots
-from .dataset import DataError, _expand, fold_splits, read_splits, split_dataset
+from .dataset import DataError, _expand, earlier_splits, fold_splits, read_splits, split_dataset
+from .model_folder import _is_interrupted, read_gear
 from .inference import GearClassifier
 from .evaluation import Evaluation, predict_photos, summarize
 
@@ -45,6 +45,8 @@ class Recipe:
 
     def __post_init__(self):
         for name in ('size', 'bs', 'lr', 'patience'): self._check_positive(name)
+        if not 0 <= self.reject_rate < 1:
+            raise OptionError(f'reject_rate={self.reject_rate}: must be 0 or more and less than 1')
 
     def _check_positive(self, name):
         value = getattr(self, name)
@@ -74,7 +76,6 @@ class ScratchRecipe(Recipe):
     def learner(self, dls):
         "A learner with random weights, or those of a file for all but the head"
         from gear_fastai.learner import photo_learner, photo_size
-        import gear_fastai.cnn
         if not self.weights: return photo_learner(dls, self.arch)
         from gear_fastai.transfer import create_backbone
         return photo_learner(dls, create_backbone(self.arch, dls.c, self.weights, size=photo_size(dls)))
@@ -171,8 +172,10 @@ def recipe_from(
     model,  # model folder to start from: its recipe and its weights, for all but the head
 ) -> Recipe:
     "The recipe of a saved model, starting from its weights"
-    from gear_fastai.model_folder import read_gear
-    return replace(saved_recipe(read_gear(model)), weights=str(_expand(model)/'model.safetensors'))
+    recipe = saved_recipe(read_gear(model))
+    changes = dict(weights=str(_expand(model)/'model.safetensors'))
+    if isinstance(recipe, TransferRecipe): changes['pretrained'] = True
+    return replace(recipe, **changes)
 
 # %% ../nbs/10_recipes.ipynb #e619714f
 def train_model(
@@ -217,25 +220,27 @@ def cross_validate(
 
 # %% ../nbs/10_recipes.ipynb #4bfdfc01
 def _fold_splits(folder, folds, seed, grouped):
-    photos = split_dataset(folder, seed=seed)
+    photos = split_dataset(folder, seed=seed, existing=earlier_splits(folder, add=True))
     if not grouped: photos['group'] = range(len(photos))
     return fold_splits(photos, folds, seed)
 
 # %% ../nbs/10_recipes.ipynb #66d600d4
 def _train_fold(folder, out, recipe, splits, progress):
-    interrupted = out.with_name(f'{out.name}.checkpoint').exists()
+    interrupted = _is_interrupted(out)
     if out.exists() and not interrupted: return
     train_model(folder, recipe, out, splits, resume=interrupted, progress=progress)
 
-def _check_fold(out, splits):
-    "Raise `DataError` if an earlier model was trained on the photos to test"
+def _check_fold(out, recipe, splits):
+    "Raise `DataError` if an earlier model is of another recipe, or was trained on the photos to test"
+    if saved_recipe(read_gear(out)) != replace(recipe, weights=None, bs=read_gear(out)['notes']['bs']):
+        raise DataError(f'{out}: was trained by another recipe; choose another folder, or delete this one')
     used = read_splits(out).query('split != "test"').path
     if splits.path[splits.split == 'test'].isin(used).any():
         raise DataError(f'{out}: was trained on other folds; choose another folder')
 
 def _score_fold(folder, out, recipe, splits, progress):
     _train_fold(folder, out, recipe, splits, progress)
-    _check_fold(out, splits)
+    _check_fold(out, recipe, splits)
     clf = GearClassifier(out)
     scored = predict_photos(clf, folder, splits[splits.split == 'test'])
     accuracy = summarize(scored, clf.labels, '').accuracy
@@ -243,9 +248,9 @@ def _score_fold(folder, out, recipe, splits, progress):
     return scored
 
 # %% ../nbs/10_recipes.ipynb #d8c23a5a
-def _milliseconds(clf, photo):
+def _milliseconds(clf):
     "Median time of the network for one photo"
-    pixels = to_pixels(photo, clf.size, clf.resize)[None]
+    pixels = np.zeros((1, clf.size, clf.size, 3), np.uint8)
     return 1000*median(repeat(lambda: clf.predict_pixels(pixels), number=1, repeat=23)[3:])
 
 # %% ../nbs/10_recipes.ipynb #4ebb5b32
@@ -277,7 +282,7 @@ def _deployed(learn):
     with TemporaryDirectory() as tmp:
         model = save_classifier(learn, Path(tmp)/'model')
         return dict(size_mb=(model/'model.safetensors').stat().st_size/1e6,
-                    latency_ms=_milliseconds(GearClassifier(model), learn.dls.valid_ds.items[0]))
+                    latency_ms=_milliseconds(GearClassifier(model)))
 
 # %% ../nbs/10_recipes.ipynb #98e47ac1
 def compare_backbones(

@@ -901,7 +901,7 @@ def moves(self: ReviewSession) -> list:  # (from, to), paths relative to the fol
 @patch
 def _to_apply(self: ReviewSession):
     "Decided photos that are still there, without those that are excluded already"
-    is_done = lambda path, label: label == EXCLUDED and path.split('/')[0] == EXCLUDED
+    def is_done(path, label): return label == EXCLUDED and path.startswith(f'{EXCLUDED}/')
     return [(path, label) for path, label in self.decided.items() if self._is_there(path) and not is_done(path, label)]
 
 # %% ../nbs/11b_review.ipynb #e3b394ab

@@ -205,6 +205,7 @@ def read_class_map(
 ) -> dict:  # class in a source → class in the merged dataset, or None to leave it out
     "Read a class map; raise `DataError` if the file is not one"
     try: header, rows = _rows(_expand(file))
+    except DataError: raise
     except (OSError, ValueError, csv.Error) as e:
         why = getattr(e, 'strerror', None) or e
         raise DataError(f'{file}: not a class map ({why})') from None

@@ -250,7 +250,7 @@ def test_wrong_use(cluster, local):
     pack('given/a.parquet', list(local)[:1])
     for options, error, why in (
             (dict(out='busy'), CatalogueError, 'busy: exists already'), (dict(out='a-file'), CatalogueError, 'a-file: is a file'), (dict(out='a-file/x'), CatalogueError, 'a-file/x: cannot be'),
-            (dict(out='other', resume=True), CatalogueError, 'not a scored catalogue'), (dict(photos='none'), PhotoError, 'none: no photos in it'), (dict(photos=[]), PhotoError, 'no photos in it'),
+            (dict(out='other', resume=True), CatalogueError, 'not a scored catalogue'), (dict(photos='none'), PhotoError, 'none: no photos in it'), (dict(photos='gone'), PhotoError, 'gone: no such folder or file'), (dict(photos=[]), PhotoError, 'no photos in it'),
             (dict(photos='given', columns=('picture', None)), CatalogueError, "no column 'picture'"), (dict(model='gone'), ModelError, 'gone: no such model folder'),
             (dict(workers=0), ValueError, 'workers=0'), (dict(workers=99), CatalogueError, 'only 2 processors'), (dict(format='xml'), ValueError, "format='xml'"), (dict(shard_size=0), ValueError, 'shard_size=0')):
         with pytest.raises(error, match=why): score(**dict(out='wrong') | options)

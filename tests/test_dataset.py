@@ -6,7 +6,7 @@ import numpy as np, pandas as pd, pytest, torch
 from click.testing import CliRunner
 from PIL import Image
 from gear_fastai.cli import main
-from gear_fastai.dataset import audit, compare_manifest, DataError, ensure_splits, file_digest, fold_splits, is_none, list_dataset
+from gear_fastai.dataset import audit, compare_manifest, DataError, earlier_splits, ensure_splits, file_digest, fold_splits, is_none, list_dataset
 from gear_fastai.dataset import photo_domains, photo_source, product_id, read_splits, scan, shell_command, split_dataset, write_splits
 from gear_fastai.drawing import CLASSES
 from gear_fastai.loaders import dataloaders, photo_datablock
@@ -684,3 +684,19 @@ def test_splits_of_another_folder(tmp_path):
 def test_dataset_and_sources_do_not_load_torch():
     code = "import sys, gear_fastai.dataset, gear_fastai.sources; print({'torch', 'fastai'} & set(sys.modules))"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == 'set()'
+
+
+def test_a_manifest_without_splits_keeps_those_of_the_folder(tmp_path):
+    for split, seed in (('train', 0), ('test', 1)): draw_sample(tmp_path/'gear'/split, n=4, seed=seed)
+    listed = list_dataset(tmp_path/'gear')
+    listed[['path', 'label']].to_csv(tmp_path/'gear/splits.csv', index=False)
+    splits = split_dataset(tmp_path/'gear', existing=earlier_splits(tmp_path/'gear', add=True))
+    assert splits.split[splits.path.str.startswith('test/')].eq('test').all()
+    assert not splits.split[splits.path.str.startswith('train/')].eq('test').any()
+
+
+def test_a_class_folder_that_begins_with_a_space(tmp_path):
+    sample = draw_sample(tmp_path/'gear', n=4)
+    (sample/'boots').rename(sample/' boots')
+    write_splits(sample, split_dataset(sample))
+    assert read_splits(sample).path.str.startswith(' boots/').sum() == 4

@@ -78,13 +78,14 @@ def test_full_disk_keeps_the_model(tmp_path, write):
 def test_leftovers_are_cleared(tmp_path):
     write_model(tmp_path/'a')
     write_model(tmp_path/'a.b')
-    leftovers = ('.a.tmp/half', '.a.old/gear.json', 'a.checkpoint.tmp', '.a.checkpoint.7.tmp', 'a/.history.csv')
+    leftovers = ('.a.tmp/half', '.a.old/gear.json', 'a.checkpoint.tmp', '.a.checkpoint.7.tmp', 'a/.history.csv.7.tmp')
     others = ('.a.b.tmp', '.a.b.checkpoint.7.tmp', 'a.checkpoint')
+    (tmp_path/'a/.git').mkdir()
     for name in (*leftovers, *others):
         (tmp_path/name).parent.mkdir(exist_ok=True)
         (tmp_path/name).touch()
     clear_leftovers(tmp_path/'a')
-    assert sorted(os.listdir(tmp_path)) == sorted(['a', 'a.b', *others]) and sorted(os.listdir(tmp_path/'a')) == sorted(FILES)
+    assert sorted(os.listdir(tmp_path)) == sorted(['a', 'a.b', *others]) and sorted(os.listdir(tmp_path/'a')) == sorted(['.git', *FILES])
 
 
 def test_only_a_saved_model_is_replaced(tmp_path):
