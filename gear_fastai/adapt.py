@@ -335,7 +335,7 @@ def _splits_with(clf):
 def _adapted_notes(clf):
     "The parent of an adapted model, and how many photos were added"
     parent = dict(name=clf.folder.name, digest=clf.gear['files']['model.onnx'][:12])
-    kept = {name: clf.gear['notes'].get(name) for name in ('epochs', 'reject_rate') if name in clf.gear['notes']}
+    kept = {name: value for name, value in clf.gear['notes'].items() if name in ('epochs', 'reject_rate')}
     return kept | dict(parent=parent, added=clf.added)
 
 @patch(as_prop=True)

@@ -232,7 +232,8 @@ def _train_fold(folder, out, recipe, splits, progress):
 
 def _check_fold(out, recipe, splits):
     "Raise `DataError` if an earlier model is of another recipe, or was trained on the photos to test"
-    if saved_recipe(read_gear(out)) != replace(recipe, weights=None, bs=read_gear(out)['notes']['bs']):
+    saved = saved_recipe(read_gear(out))
+    if saved != replace(recipe, weights=None, bs=saved.bs):         # a small dataset has smaller batches
         raise DataError(f'{out}: was trained by another recipe; choose another folder, or delete this one')
     used = read_splits(out).query('split != "test"').path
     if splits.path[splits.split == 'test'].isin(used).any():

@@ -321,12 +321,11 @@ def _remove_unfinished(folder):
         for file in folder.glob(f'.{name}.*.tmp'):
             with suppress(OSError): file.unlink()
 
-def _open_journal(folder):
-    "The journal, after what was interrupted is rolled back"
+def _undo_interrupted(folder):
+    "Roll back what a killed process did not finish"
     _remove_unfinished(folder)
     entries = _read_journal(folder)
     if entries and not entries[-1]['done']: _drop_last(folder, entries)
-    return entries
 
 # %% ../nbs/11b_review.ipynb #c4e80a85
 @dataclass(frozen=True)
@@ -397,7 +396,7 @@ def _open(self: ReviewSession, file):
     if not _can_write(beside): raise DataError(f'{file}: cannot be written; choose another log with log= (--log)')
     self._hold = ReviewLock(beside/'.review.lock')
     try:
-        self._journal = _open_journal(self.folder)
+        _undo_interrupted(self.folder)
         self._log = DecisionLog(file)
         self.refresh()
         self._resume()
@@ -489,7 +488,7 @@ def _is_there(self: ReviewSession, path):
 # %% ../nbs/11b_review.ipynb #e746499f
 @patch
 def _replay(self: ReviewSession):
-    moves = [(entry['time'], dict(entry['moves'])) for entry in self._journal]
+    moves = [(entry['time'], dict(entry['moves'])) for entry in _read_journal(self.folder)]
     rows = [dict(row, photo=_path_now(row, moves)) for row in self._log.rows]
     self._decisions = [(path, label) for path, label in decisions_in(rows) if path in self._row]
 
@@ -946,13 +945,14 @@ def _update_manifest(folder, table):
 
 # %% ../nbs/11b_review.ipynb #8d83bf2b
 @patch
-def _carry_out(self: ReviewSession, entry, table):
+def _carry_out(self: ReviewSession, entries, table):
+    entry = entries[-1]
     for name in entry['folders']: (self.folder/name).mkdir()
     for src, dest in entry['moves']: os.rename(self.folder/src, self.folder/dest)
     if table is not None: _update_manifest(self.folder, table)
     entry['digest'] = _manifest_digest(self.folder)
     entry['done'] = True
-    _write_journal(self.folder, self._journal)
+    _write_journal(self.folder, entries)
 
 # %% ../nbs/11b_review.ipynb #dcda1c50
 def _manifest_digest(folder): return file_digest(folder/MANIFEST) if (folder/MANIFEST).is_file() else None
@@ -969,18 +969,17 @@ def apply(self: ReviewSession) -> dict:  # number of photos `moved` in all, of t
     "Move all decided photos into their folders and update the manifest; `revert` takes it back"
     self._check_writable()
     with self._lock:
-        self._journal = _read_journal(self.folder)
         old_table = earlier_splits(self.folder, add=True)
         entry = self._journal_entry()
         decided = dict(self._to_apply())
         table = None if old_table is None else _moved_table(old_table, entry['moves'], decided)
         if not entry['moves'] and _same_labels(table, old_table): return dict(moved=0, none=0, excluded=0)
-        self._journal.append(entry)
+        entries = [*_read_journal(self.folder), entry]
         try:
-            _write_journal(self.folder, self._journal)
-            self._carry_out(entry, table)
+            _write_journal(self.folder, entries)
+            self._carry_out(entries, table)
         except BaseException:
-            _drop_last(self.folder, self._journal)
+            _drop_last(self.folder, entries)
             raise
         self._rename(dict(entry['moves']))
     self.adapt()    # without the photos that are in the test split now
@@ -1012,16 +1011,16 @@ def revert(self: ReviewSession) -> dict:  # number of photos `moved`
     "Take back the last `apply`"
     self._check_writable()
     with self._lock:
-        self._journal = _read_journal(self.folder)
-        if not self._journal: raise DataError(f'{self.folder}: nothing to revert')
-        entry = self._journal[-1]
+        entries = _read_journal(self.folder)
+        if not entries: raise DataError(f'{self.folder}: nothing to revert')
+        entry = entries[-1]
         if _manifest_digest(self.folder) != entry['digest']:
             raise DataError(f'{self.folder}/{MANIFEST}: was changed after the photos were moved; '
                             f'delete {_JOURNAL} to keep the dataset as it is')
         self._log_again(entry)
         entry['done'] = False
-        _write_journal(self.folder, self._journal)
-        _drop_last(self.folder, self._journal)
+        _write_journal(self.folder, entries)
+        _drop_last(self.folder, entries)
         self._rename({dest: src for src, dest in entry['moves']})
         self.refresh()
         self._replay()
@@ -1032,7 +1031,7 @@ def revert(self: ReviewSession) -> dict:  # number of photos `moved`
 @patch(as_prop=True)
 def applied(self: ReviewSession) -> bool:
     "Whether there is something to revert"
-    return bool(self._journal)
+    return (self.folder/_JOURNAL).exists()
 
 # %% ../nbs/11b_review.ipynb #0b189e20
 @patch

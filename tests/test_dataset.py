@@ -11,6 +11,7 @@ from gear_fastai.dataset import photo_domains, photo_source, product_id, read_sp
 from gear_fastai.drawing import CLASSES
 from gear_fastai.loaders import dataloaders, photo_datablock
 from gear_fastai.photo import describe_skipped
+from gear_fastai.recipes import _fold_splits
 from gear_fastai.sources import draw_sample, fetch, merge_datasets, read_class_map, unpack
 
 SKIPPED_FILMS = describe_skipped(Counter({'.mov': 3}))
@@ -700,3 +701,15 @@ def test_a_class_folder_that_begins_with_a_space(tmp_path):
     (sample/'boots').rename(sample/' boots')
     write_splits(sample, split_dataset(sample))
     assert read_splits(sample).path.str.startswith(' boots/').sum() == 4
+
+
+def test_folds_keep_the_groups_of_the_manifest(tmp_path):
+    sample = draw_sample(tmp_path/'gear', n=6)
+    photos = list_dataset(sample)[['path', 'label']]
+    photos['group'] = pd.factorize(photos.label)[0]*3 + photos.groupby('label').cumcount() % 3
+    photos.to_csv(sample/'splits.csv', index=False)
+    group = dict(zip(photos.path, photos.group))
+    for table in _fold_splits(sample, 3, 42, grouped=True):
+        groups = table.path.map(group)
+        tested = table.split == 'test'
+        assert tested.any() and not set(groups[tested]) & set(groups[~tested])

@@ -3,12 +3,12 @@ import ctypes, json, subprocess, sys
 import numpy as np, pandas as pd, pytest, timm, torch
 from PIL import Image
 from fastai.vision.all import (Callback, CategoryBlock, CrossEntropyLossFlat, DataBlock, ImageBlock, ImageDataLoaders, Learner, MultiCategoryBlock, PILImageBW,
-                               ProgressCallback, RandomResizedCrop, RandomSplitter, RegressionBlock, Resize, accuracy, aug_transforms, get_image_files,
+                               ProgressCallback, RandomResizedCrop, ShortEpochCallback, RandomSplitter, RegressionBlock, Resize, accuracy, aug_transforms, get_image_files,
                                load_learner, noop, parent_label, vision_learner)
 from gear_fastai.checkpoint import SaveBest, load_learner_from, load_network
 from gear_fastai.dataset import split_dataset
 from gear_fastai.inference import GearClassifier
-from gear_fastai.learner import photo_learner
+from gear_fastai.learner import photo_learner, record_epochs, StopDiverged
 from gear_fastai.loaders import PhotoBlock, dataloaders
 from gear_fastai.photo import list_photos
 from gear_fastai.recipes import train_model
@@ -122,6 +122,18 @@ def test_networks_that_are_not_of_timm_are_refused_before_training(dls, tmp_path
     with pytest.raises(ValueError, match='transfer_learner'): photo_learner(dls, 'resnet18')
     many = quiet(Learner(dls, timm.create_model('test_resnet'), loss_func=CrossEntropyLossFlat()))
     with pytest.raises(ValueError, match='1000 outputs'): many.fit(1, cbs=SaveBest(tmp_path/'model'))
+
+
+def test_diverging_is_noticed_in_a_plain_learner(dls):
+    learn = quiet(Learner(dls, timm.create_model('test_resnet', num_classes=dls.c), loss_func=CrossEntropyLossFlat(), cbs=StopDiverged()))
+    with learn.no_bar(): learn.fit(1, 1e-3)
+    with learn.no_bar(), pytest.raises(ValueError, match='training diverged'): learn.fit(2, 1e12)
+
+
+def test_an_epoch_that_ends_early(dls):
+    learn = quiet(record_epochs(Learner(dls, timm.create_model('test_resnet', num_classes=dls.c), loss_func=CrossEntropyLossFlat())))
+    with learn.no_bar(): learn.fit(1, 1e-3, cbs=[StopDiverged(), ShortEpochCallback(.5)])
+    assert np.isfinite(learn.recorder.history[-1]['train_loss'])
 
 
 def test_a_network_of_timm_in_fastais_learner(dls, tmp_path):

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from gear_fastai.files import atomic_write, disk_errors
-from gear_fastai.model_folder import (FILES, FORMAT, ModelError, atomic_folder, clear_leftovers, file_digests, read_checked, read_gear,
-                                      read_model, restore_replaced)
+from gear_fastai.model_folder import (FILES, FORMAT, ModelError, atomic_folder, clear_leftovers, file_digests, keep_model,
+                                      read_checked, read_gear, read_model, restore_replaced)
 
 GEAR = dict(format=FORMAT, labels=['boots', 'tents'], preprocessing=dict(size=96, mean=[.5]*3, std=[.25]*3), temperature=1.)
 
@@ -86,6 +86,24 @@ def test_leftovers_are_cleared(tmp_path):
         (tmp_path/name).touch()
     clear_leftovers(tmp_path/'a')
     assert sorted(os.listdir(tmp_path)) == sorted(['a', 'a.b', *others]) and sorted(os.listdir(tmp_path/'a')) == sorted(['.git', *FILES])
+
+
+def test_a_link_to_a_model_is_replaced_again_and_again(tmp_path):
+    write_model(tmp_path/'disk')
+    (tmp_path/'a').symlink_to(tmp_path/'disk')
+    for i in range(2): write_model(tmp_path/'a', notes=i)
+    clear_leftovers(tmp_path/'a')
+    assert sorted(os.listdir(tmp_path)) == ['a', 'disk'] and not (tmp_path/'a').is_symlink()
+    assert read_gear(tmp_path/'a')['notes'] == 1 and 'notes' not in read_gear(tmp_path/'disk')
+
+
+def test_whatever_else_is_in_a_model_folder_is_kept(tmp_path):
+    write_model(tmp_path/'a')
+    (tmp_path/'a/plots').mkdir()
+    (tmp_path/'a/plots/b.txt').write_text('mine')
+    (tmp_path/'a/plots/b.txt').chmod(0o444)
+    with pytest.warns(UserWarning, match='it is kept as'): keep_model(tmp_path/'a', tmp_path/'a.1')
+    assert (tmp_path/'a.1/plots/b.txt').read_text() == 'mine'
 
 
 def test_only_a_saved_model_is_replaced(tmp_path):
